@@ -1,0 +1,1 @@
+"""Decode workloads, and the tiny model that the live proofs serve."""

@@ -1,0 +1,104 @@
+"""Profile and catalogs to bundle: one direction, no files written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from monitorgen.build.dashboards import dashboard
+from monitorgen.build.expressions import check_parses, render_expressions
+from monitorgen.build.plan import Catalogs, Plan, resolve_signals
+from monitorgen.build.rules import PlannedAlert, alert_group, planned_alerts, recording_groups, runbooks
+from monitorgen.bundle import Bundle, ScrapeJob, pairs
+from monitorgen.catalog import Catalog, in_range
+from monitorgen.errors import InputError
+from monitorgen.profile import Loaded, parse_seconds
+
+__all__ = ["Built", "Plan", "PlannedAlert", "build", "load_catalogs"]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A bundle with the meaning that it was made from, which the proofs need."""
+
+    bundle: Bundle
+    plans: Mapping[str, Plan]
+    alerts: tuple[PlannedAlert, ...]
+    loaded: Loaded
+    catalogs: Catalogs
+
+
+def load_catalogs(loaded: Loaded) -> Catalogs:
+    """The catalogs of the profile's engines, oldest version first, and its own catalog files."""
+    catalogs: dict[str, tuple[Catalog, ...]] = {}
+    for engine, spec in loaded.profile.engines.items():
+        try:
+            found = in_range(engine, spec)
+        except InputError as error:
+            raise InputError(error.message, origin=loaded.origin("engines", engine), hint=error.hint) from error
+        if not found:
+            raise InputError(
+                f"no catalog of {engine} lies in {spec!r}",
+                origin=loaded.origin("engines", engine),
+                hint=f"see `monitorgen catalog list {engine}`",
+            )
+        catalogs[engine] = found
+    for number, name in enumerate(loaded.profile.catalogs):
+        from monitorgen.catalog.userfile import read
+
+        path = Path(name) if Path(name).is_absolute() else loaded.folder / name
+        try:
+            own = read(path)
+        except InputError as error:
+            raise InputError(str(error), origin=loaded.origin("catalogs", number)) from error
+        catalogs[own.engine] = (*catalogs.get(own.engine, ()), own)
+    catalogs.setdefault("prometheus", in_range("prometheus", ""))
+    return catalogs
+
+
+def build(loaded: Loaded, catalogs: Catalogs | None = None) -> Built:
+    """Build the bundle of a profile. Raises InputError for what cannot be built."""
+    catalogs = catalogs or load_catalogs(loaded)
+    profile, name = loaded.profile, loaded.name
+    for job, scrape in profile.scrape.items():
+        if scrape.engine not in profile.engines:
+            raise InputError(
+                f"the scrape job {job} runs the engine {scrape.engine!r}, which engines: does not name",
+                origin=loaded.origin("scrape", job, "engine"),
+            )
+    plans, dormant = resolve_signals(loaded, catalogs)
+    plans = render_expressions(plans, loaded, catalogs, dormant)
+    alerts = planned_alerts(plans, loaded, dormant)
+    groups = (*recording_groups(plans, loaded, name), *alert_group(alerts, loaded, name))
+    for group in groups:
+        for rule in group.rules:
+            check_parses(rule.expr, rule.origin)
+    bundle = Bundle(
+        name=name,
+        title=profile.title or name,
+        groups=groups,
+        dashboards=dashboard(plans, alerts, loaded, name, dormant),
+        scrape_jobs=_scrape_jobs(loaded),
+        runbooks=runbooks(alerts, loaded),
+        engines=pairs(dict(profile.engines)),
+        keep=tuple(profile.labels.keep),
+    )
+    return Built(replace(bundle, dormant=pairs(dormant)), plans, alerts, loaded, catalogs)
+
+
+def _scrape_jobs(loaded: Loaded) -> tuple[ScrapeJob, ...]:
+    interval = parse_seconds(loaded.profile.interval.scrape)
+    return tuple(
+        ScrapeJob(
+            job=name,
+            targets=tuple(spec.targets),
+            engine=spec.engine,
+            interval=interval,
+            timeout=min(10.0, interval),
+            metrics_path=spec.path,
+            labels=pairs(dict(loaded.profile.labels.target)),
+            origin=loaded.origin("scrape", name),
+        )
+        for name, spec in loaded.profile.scrape.items()
+    )

@@ -1,0 +1,275 @@
+"""From a profile's signals and the catalogs to plans: which families are read, and what is recorded of them.
+
+A plan is what the rules, the dashboards and the proofs derive from. The proofs compute expected values
+from the plan's meaning (families, quantile, window), never from the PromQL that was made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from monitorgen.bundle import Origin
+from monitorgen.catalog import Catalog, Family, nearest
+from monitorgen.catalog.units import UNITS, per_second
+from monitorgen.errors import InputError
+from monitorgen.profile import Count, Loaded, Signal, parse_seconds
+from monitorgen.profile.legacy import METRIC_KEYS
+
+Kind: TypeAlias = Literal["histogram", "counter", "gauge", "ratio", "expr"]
+Catalogs: TypeAlias = Mapping[str, tuple[Catalog, ...]]
+
+# Labels that every target has without any family declaring them.
+TARGET_LABELS = ("job", "instance")
+# (unit of the family, unit asked for) -> divisor
+CONVERSIONS: dict[tuple[str, str], float] = {("bytes", "mebibytes"): 2.0**20, ("ratio", "percent"): 0.01}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Families that mean the same over the versions, newest first, and the series of them that count."""
+
+    families: tuple[Family, ...]
+    where: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One recorded series of a signal: `p90` of a histogram, the `rate` of a counter."""
+
+    name: str
+    record: str
+    unit: str
+    quantile: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A signal with everything that the catalogs say about it. `labels` are those that its series carry."""
+
+    name: str
+    kind: Kind
+    spec: Signal
+    engine: str
+    unit: str
+    window: float
+    labels: tuple[str, ...]
+    parts: tuple[Part, ...]
+    source: Source | None = None
+    of: Source | None = None
+    to: tuple[Source, ...] = ()
+    reduce: str = "max"
+    divisor: float = 1.0
+    expr: str = ""
+    uses: tuple[str, ...] = ()
+    recorded: bool = True
+    origin: Origin = field(default_factory=Origin, compare=False)
+
+    def part(self, name: str) -> Part | None:
+        """The part of that name; the only one if `name` is empty."""
+        if not name:
+            return self.parts[0] if len(self.parts) == 1 else None
+        return next((part for part in self.parts if part.name == name), None)
+
+    @property
+    def sources(self) -> Iterable[Source]:
+        """All that the plan reads from families directly."""
+        if self.source:
+            yield self.source
+        if self.of:
+            yield self.of
+        yield from self.to
+
+
+class Resolver:
+    """Finds families in the catalogs of the profile's engines."""
+
+    def __init__(self, catalogs: Catalogs) -> None:
+        self.catalogs = catalogs
+
+    def find(self, name: str) -> tuple[str, Family] | None:
+        """The engine and the newest version of a family; None where no version has it."""
+        for engine, versions in self.catalogs.items():
+            for catalog in reversed(versions):
+                family = catalog.families.get(name)
+                if family is not None:
+                    return engine, family
+        return None
+
+    def source(self, names: list[str], where: Mapping[str, list[str]], origin: Origin) -> tuple[str, Source]:
+        """The families of `names`, which must agree in type and unit. Raises InputError."""
+        found = []
+        engine = ""
+        for name in names:
+            hit = self.find(name)
+            if hit is None:
+                raise InputError(self._unknown(name), origin=origin, hint=self._near(name))
+            engine = engine or hit[0]
+            found.append(hit[1])
+        first = found[0]
+        for other in found[1:]:
+            if (other.type, other.unit) != (first.type, first.unit):
+                raise InputError(
+                    f"{other.name} is a {other.type} in {other.unit or 'no unit'}, {first.name} a {first.type} in "
+                    f"{first.unit or 'no unit'}: one signal cannot read both",
+                    origin=origin,
+                )
+        known = {label for family in found for label in family.labels} | set(TARGET_LABELS)
+        for label in where:
+            if label not in known:
+                raise InputError(
+                    f"{first.name} has no label {label!r}", origin=origin, hint=f"it has {', '.join(sorted(known))}"
+                )
+        return engine, Source(tuple(found), tuple((k, tuple(v)) for k, v in sorted(where.items())))
+
+    def _unknown(self, name: str) -> str:
+        engines = ", ".join(f"{e} {c[0].version} to {c[-1].version}" for e, c in self.catalogs.items() if c)
+        return f"no catalog knows the metric {name!r} ({engines})"
+
+    def _near(self, name: str) -> str:
+        near = nearest(name, [c for versions in self.catalogs.values() for c in versions])
+        own = "record your own with `monitorgen catalog capture` and name it under catalogs:"
+        return f"nearest: {', '.join(near)}; or {own}" if near else own
+
+
+def resolve_signals(loaded: Loaded, catalogs: Catalogs) -> tuple[dict[str, Plan], dict[str, str]]:
+    """Plans of all signals that can be built, by name, and the reason of each that is dormant."""
+    resolver = Resolver(catalogs)
+    plans: dict[str, Plan] = {}
+    dormant: dict[str, str] = {}
+    for name, spec in loaded.profile.signals.items():
+        if not (spec.family or spec.ratio or spec.expr):
+            legacy = next((key for key, signal in METRIC_KEYS.items() if signal == name), name)
+            dormant[name] = f"no engine exports a family for it; name one: metrics: {{{legacy}: ...}}"
+            continue
+        plans[name] = _plan(name, spec, loaded, resolver)
+    return plans, dormant
+
+
+def _plan(name: str, spec: Signal, loaded: Loaded, resolver: Resolver) -> Plan:
+    origin = loaded.origin("signals", name)
+    common = {"name": name, "spec": spec, "window": parse_seconds(spec.window), "origin": origin}
+    if spec.unit and spec.unit not in UNITS:
+        raise InputError(
+            f"unknown unit {spec.unit!r}",
+            origin=loaded.origin("signals", name, "unit"),
+            hint=f"known are {', '.join(UNITS)}",
+        )
+    if spec.expr:
+        # Labels and uses of an expression are found when it is rendered (see build.expressions).
+        unit = spec.unit
+        if not unit:
+            raise InputError(f"signals.{name} has an expr and needs a unit", origin=origin, hint="unit: seconds")
+        engine = spec.engine or next(iter(loaded.profile.engines), "")
+        recorded = spec.recorded
+        return Plan(kind="expr", engine=engine, unit=unit, labels=(), parts=(), recorded=recorded, **common)  # type: ignore[arg-type]
+    if spec.ratio:
+        return _ratio(spec, loaded, resolver, common)
+    at = loaded.origin("signals", name, "family")
+    engine, source = resolver.source(list(spec.family), spec.where, at)
+    labels = _labels(spec, loaded, [source], at)
+    return _family_plan(spec, source, {**common, "engine": spec.engine or engine, "labels": labels}, at)
+
+
+def _family_plan(spec: Signal, source: Source, common: dict[str, object], at: Origin) -> Plan:
+    name, labels, engine = str(common["name"]), common["labels"], str(common["engine"])
+    family = source.families[0]
+    stem = _stem(name, engine, labels)  # type: ignore[arg-type]
+    window = spec.window
+    unit, divisor = family.unit, 1.0
+    if spec.unit and spec.unit != family.unit:
+        if (family.unit, spec.unit) not in CONVERSIONS:
+            raise InputError(f"{family.name} is in {family.unit or 'no unit'}, not {spec.unit}", origin=at)
+        unit, divisor = spec.unit, CONVERSIONS[family.unit, spec.unit]
+    if family.type == "histogram":
+        _refuse(spec, ("reduce", "over"), "histogram", at)
+        suffix = _suffix(name, unit)
+        parts = [
+            Part(f"p{percent(q)}", spec.record or f"{stem}{suffix}:p{percent(q)}_{window}", unit, q)
+            for q in spec.quantiles
+        ]
+        if spec.mean:
+            parts.append(Part("mean", f"{stem}{suffix}:mean_{window}", unit))
+        if not parts:
+            raise InputError(f"{family.name} is a histogram: say which quantiles", origin=at, hint="quantiles: [0.9]")
+        return Plan(kind="histogram", unit=unit, parts=tuple(parts), source=source, **common)  # type: ignore[arg-type]
+    if family.type == "counter":
+        _refuse(spec, ("quantiles", "reduce", "over", "mean"), "counter", at)
+        unit = per_second(unit)
+        record = spec.record or f"{stem}:rate{window}"
+        parts = [Part("rate", record, unit)]
+        return Plan(kind="counter", unit=unit, parts=tuple(parts), source=source, **common)  # type: ignore[arg-type]
+    if family.type not in ("gauge", "info"):
+        raise InputError(f"{family.name} is a {family.type}; a signal reads histograms, counters and gauges", origin=at)
+    _refuse(spec, ("quantiles", "mean"), "gauge", at)
+    reduce = spec.reduce or "max"
+    op = f"{reduce}_{spec.over}_{window}" if spec.over else reduce
+    record = spec.record or f"{stem}{_suffix(name, unit)}:{op}"
+    parts = [Part(reduce, record, unit)]
+    return Plan(
+        kind="gauge", unit=unit, parts=tuple(parts), source=source, reduce=reduce, divisor=divisor, **common  # type: ignore[arg-type]
+    )
+
+
+def _ratio(spec: Signal, loaded: Loaded, resolver: Resolver, common: dict[str, object]) -> Plan:
+    name = str(common["name"])
+    at = loaded.origin("signals", name, "ratio")
+    assert spec.ratio is not None
+    _refuse(spec, ("quantiles", "reduce", "over", "mean", "where"), "ratio", at)
+    totals = spec.ratio.to if isinstance(spec.ratio.to, list) else [spec.ratio.to]
+
+    def counted(count: Count) -> tuple[str, Source]:
+        engine, source = resolver.source(list(count.family), count.where, at)
+        if source.families[0].type != "counter":
+            raise InputError(f"{source.families[0].name} is a {source.families[0].type}; a ratio counts", origin=at)
+        return engine, source
+
+    engine, of = counted(spec.ratio.of)
+    to = tuple(counted(count)[1] for count in totals)
+    labels = _labels(spec, loaded, [of, *to], at)
+    record = spec.record or f"{_stem(name, spec.engine or engine, labels)}{_suffix(name, 'ratio')}:ratio_rate{spec.window}"
+    parts = (Part("ratio", record, "ratio"),)
+    return Plan(
+        kind="ratio", engine=spec.engine or engine, unit="ratio", labels=labels, parts=parts, of=of, to=to, **common  # type: ignore[arg-type]
+    )
+
+
+def _labels(spec: Signal, loaded: Loaded, sources: Iterable[Source], at: Origin) -> tuple[str, ...]:
+    """The labels that are kept, of those that every source's families have."""
+    wanted = [*loaded.profile.labels.keep, *(label for label in spec.by if label not in loaded.profile.labels.keep)]
+    target = {*TARGET_LABELS, *loaded.profile.labels.target}
+    have = [{label for family in source.families for label in family.labels} for source in sources]
+    for label in spec.by:
+        if label not in target and not all(label in labels for labels in have):
+            raise InputError(f"by: the families have no label {label!r}", origin=at)
+    return tuple(label for label in wanted if label in target or all(label in labels for labels in have))
+
+
+def _refuse(spec: Signal, keys: Iterable[str], kind: str, at: Origin) -> None:
+    for key in keys:
+        if getattr(spec, key):
+            raise InputError(f"{key} does not fit a {kind}", origin=at)
+
+
+def level(labels: Iterable[str]) -> str:
+    """The level of a recorded name: `model` where series are per model, else the finest of what is kept."""
+    names = list(labels)
+    base = "model" if "model_name" in names else "instance" if "instance" in names else "job"
+    extra = [n for n in names if n not in ("job", "instance", "model_name", "cluster", "namespace", "pod")]
+    return "_".join([base, *extra])
+
+
+def _stem(name: str, engine: str, labels: Iterable[str]) -> str:
+    return f"{level(labels)}:{engine}_{name}"
+
+
+def _suffix(name: str, unit: str) -> str:
+    suffix = UNITS[unit].suffix if unit in UNITS else ""
+    return f"_{suffix}" if suffix and not name.endswith(suffix) else ""
+
+
+def percent(quantile: float) -> str:
+    """0.9 -> "90", 0.999 -> "999", as in p90 and p999."""
+    text = f"{quantile:.10f}".split(".")[1].rstrip("0")
+    return text.ljust(2, "0")

@@ -1,0 +1,1 @@
+"""Checks of PromQL, wherever it stands: in rules and in panels."""

@@ -1,0 +1,1 @@
+"""Checks of rules: alerts, recording rules, their groups, templates and names."""

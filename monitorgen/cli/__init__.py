@@ -1,0 +1,82 @@
+"""The command line. Verbs are loaded when they are called, so that --help imports click and nothing heavier."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from monitorgen import __version__
+
+# Verb -> (module that holds a command of that name, one line of help)
+VERBS: dict[str, tuple[str, str]] = {
+    "build": ("monitorgen.cli.build", "Write the bundle of a profile: rules, alerts, dashboards, tests, runbooks."),
+    "check": ("monitorgen.cli.check", "Prove a bundle statically and in simulated time."),
+    "catalog": ("monitorgen.cli.catalog", "What engines export: list, show, capture, drift."),
+    "profile": ("monitorgen.cli.profile", "Profiles: list, show, new, schema."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, in the order of use."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a verb."""
+        if cmd_name not in VERBS:
+            return None
+        module = import_module(VERBS[cmd_name][0])
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of verbs, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Offer the nearest verb for an unknown one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], VERBS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"{error.message.rstrip('.')}.{hint}", ctx) from None
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="monitorgen")
+def cli() -> None:
+    """Monitoring as code for LLM serving: Prometheus rules, alerts and Grafana dashboards, each one proven."""
+
+
+def main() -> None:
+    """Entry point: errors of ours become one message and their exit code, never a traceback."""
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader (head, less) has gone; that is no error of ours.
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        from monitorgen.errors import MonitorgenError
+
+        if not isinstance(error, MonitorgenError):
+            raise
+        click.echo(click.style("error: ", fg="red", bold=True, reset=True) + str(error), err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,5 @@
+"""`python -m monitorgen.cli`."""
+
+from monitorgen.cli import main
+
+main()

@@ -1,0 +1,206 @@
+"""The typed profile: what a person writes. Every key is documented here; the JSON Schema is made from it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from monitorgen.profile.quantity import parse_quantity, parse_seconds
+
+LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+SIGNAL_NAME = re.compile(r"[a-z][a-z0-9_]*")
+ALERT_NAME = re.compile(r"[A-Z][A-Za-z0-9_]*")
+
+
+def _named(pattern: re.Pattern[str], what: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError(f"{value!r} is not a valid {what}; it must match {pattern.pattern}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _duration(value: str) -> str:
+    if parse_seconds(value) <= 0:
+        raise ValueError("the duration must be longer than 0")
+    return value
+
+
+def _quantity(value: Any) -> Any:
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        parse_quantity(value)
+    return value
+
+
+def _text_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+LabelName = Annotated[str, _named(LABEL_NAME, "label name")]
+MetricName = Annotated[str, _named(METRIC_NAME, "metric name")]
+SignalName = Annotated[str, _named(SIGNAL_NAME, "signal or threshold name")]
+AlertName = Annotated[str, _named(ALERT_NAME, "alert name")]
+Duration = Annotated[str, AfterValidator(_duration)]
+Threshold = Annotated[str | float, BeforeValidator(_quantity)]
+Metrics = Annotated[list[MetricName], BeforeValidator(_text_list)]
+Texts = Annotated[list[str], BeforeValidator(_text_list)]
+Severity = Literal["critical", "warning", "info"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Labels(_Model):
+    """The labels that every rule keeps, as far as its families have them."""
+
+    keep: list[LabelName] = Field(
+        default=["job", "instance", "model_name"],
+        description="Labels that every rule keeps. job and instance come from the scrape, others from the families.",
+    )
+    target: dict[LabelName, str] = Field(
+        default={}, description="Labels that the scrape config puts on every target, for example cluster."
+    )
+
+
+class Scrape(_Model):
+    """A scrape job."""
+
+    targets: list[str] = Field(min_length=1, description="host:port of every target.")
+    engine: str = Field(description="The engine that runs there; it must be one of `engines`.")
+    path: str = Field(default="/metrics", description="The metrics path.")
+
+
+class Count(_Model):
+    """Something counted: one or more counter families, newest first, and label matchers."""
+
+    family: Metrics = Field(min_length=1, description="A counter, or its names over the versions, newest first.")
+    where: dict[LabelName, Texts] = Field(default={}, description="Only series whose label has one of these values.")
+
+
+class Ratio(_Model):
+    """A share of two counts over the signal's window; 0 without events, nothing without traffic."""
+
+    of: Count = Field(description="What is counted.")
+    to: list[Count] | Count = Field(description="Of which total; several counts are added up.")
+
+
+class Signal(_Model):
+    """One thing worth knowing. The family's type in the catalogs decides what is recorded."""
+
+    help: str = Field(min_length=8, description="One sentence: what this tells.")
+    title: str = Field(default="", description="The panel's title; the signal's name is the default.")
+    family: Metrics = Field(
+        default=[], description="A family, or its names over the versions, newest first. Empty: dormant until named."
+    )
+    where: dict[LabelName, Texts] = Field(default={}, description="Only series whose label has one of these values.")
+    by: list[LabelName] = Field(default=[], description="Labels kept besides labels.keep, for example reason.")
+    quantiles: list[float] = Field(default=[], description="For a histogram: which quantiles to record.")
+    mean: bool = Field(default=False, description="For a histogram: record the mean as well.")
+    reduce: Literal["sum", "max", "min", "avg"] | None = Field(
+        default=None, description="For a gauge: how the series of one instance and model become one."
+    )
+    over: Literal["max", "min", "avg", "last"] | None = Field(
+        default=None, description="For a gauge: reduce over the window first, since one sample can miss what happened."
+    )
+    ratio: Ratio | None = Field(default=None, description="A share of two counts.")
+    expr: str = Field(
+        default="", description="A PromQL expression; [[ signal ]] and [[ signal.part ]] stand for other signals."
+    )
+    unit: str = Field(default="", description="The unit; derived from the family unless expr is given.")
+    window: Duration = Field(default="5m", description="The range that rates, quantiles and `over` look back.")
+    record: MetricName | None = Field(
+        default=None, description="The recorded name, where it must be a given one; derived by default."
+    )
+    recorded: bool = Field(default=True, description="false: alerts and panels use the expression as it is.")
+    since: str = Field(default="", description="The first engine version that exports it, if later than the range's.")
+    needs: str = Field(default="", description="The flag or condition without which the engine does not export it.")
+    engine: str = Field(default="", description="The engine, where the family is known to several.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Signal:
+        kinds = [name for name in ("ratio", "expr") if getattr(self, name)]
+        if self.family:
+            kinds.insert(0, "family")
+        if len(kinds) > 1:
+            raise ValueError(f"a signal has one of family, ratio and expr; this one has {' and '.join(kinds)}")
+        if any(not 0 < q < 1 for q in self.quantiles):
+            raise ValueError("quantiles lie between 0 and 1, for example [0.5, 0.9, 0.99]")
+        return self
+
+
+class Alert(_Model):
+    """A condition on signals that pages or warns."""
+
+    when: str = Field(min_length=3, description="For example: ttft.p90 > ttft_p90_warn. Several are joined by `and`.")
+    hold: Duration = Field(alias="for", description="How long the condition must hold before the alert fires.")
+    severity: Severity = Field(description="critical pages, warning is looked at today, info is a hint.")
+    traffic: str = Field(default="", description="A condition of traffic without which the alert stays silent.")
+    summary: str = Field(min_length=8, description="One line; it names the affected object with {{ $labels.x }}.")
+    description: str = Field(default="", description="What is seen; made from the signal and threshold by default.")
+    action: str = Field(min_length=8, description="What the person on call does first.")
+    labels: dict[LabelName, str] = Field(default={}, description="Labels put on the alert besides severity.")
+
+
+class PanelSpec(_Model):
+    """A panel, where the signal's name alone is not enough."""
+
+    signal: SignalName | None = Field(default=None, description="The signal to show.")
+    signals: list[str] = Field(default=[], description="Several signals, or parts of them (ttft.p90), in one panel.")
+    title: str = Field(default="", description="The title; the signal's by default.")
+    kind: Literal["timeseries", "stat", "gauge", "heatmap"] = Field(default="timeseries", description="How it looks.")
+    width: int = Field(default=8, ge=3, le=24, description="Width in grid units, of 24.")
+    height: int = Field(default=8, ge=3, le=20, description="Height in grid units.")
+    stacked: bool = Field(default=False, description="Stack the series.")
+
+    @model_validator(mode="after")
+    def _some_signal(self) -> PanelSpec:
+        if bool(self.signal) == bool(self.signals):
+            raise ValueError("a panel shows either signal: NAME or signals: [NAME, ...]")
+        return self
+
+
+class RowSpec(_Model):
+    """A row of panels; a panel is a signal's name or a mapping."""
+
+    row: str = Field(min_length=1, description="The row's title.")
+    panels: list[str | PanelSpec] = Field(min_length=1, description="The panels, left to right.")
+
+
+class Runbooks(_Model):
+    """Where runbook pages are published."""
+
+    url: str = Field(
+        default="https://runbooks.example.org/llm-serving",
+        pattern=r"^https?://[^\s\"'{}]+[^/\s\"'{}]$",
+        description="The base of runbook links; an alert's page is URL/ALERT.",
+    )
+
+
+class Intervals(_Model):
+    """How often Prometheus scrapes and evaluates."""
+
+    scrape: Duration = Field(default="15s", description="The scrape interval.")
+    evaluate: Duration = Field(default="30s", description="The rules' evaluation interval.")
+
+
+class Profile(_Model):
+    """What a person writes: signals, thresholds, alerts and the dashboard."""
+
+    extends: str | None = Field(default=None, description="A profile that ships with monitorgen, or a file beside it.")
+    name: str = Field(default="", description="A short name; the file's by default.")
+    title: str = Field(default="", description="The dashboard's title.")
+    engines: dict[str, str] = Field(default={}, description="Engines and the versions that everything must hold for.")
+    catalogs: list[str] = Field(default=[], description="Catalog files of your own, beside the profile.")
+    labels: Labels = Field(default=Labels())
+    interval: Intervals = Field(default=Intervals())
+    scrape: dict[str, Scrape] = Field(default={}, description="Scrape jobs by name.")
+    runbooks: Runbooks = Field(default=Runbooks())
+    thresholds: dict[SignalName, Threshold] = Field(default={}, description="Named numbers with units.")
+    signals: dict[SignalName, Signal] = Field(default={}, description="What is worth knowing.")
+    alerts: dict[AlertName, Alert] = Field(default={}, description="What pages or warns.")
+    dashboard: list[RowSpec] = Field(default=[], description="The dashboard's rows.")

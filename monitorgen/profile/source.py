@@ -1,0 +1,212 @@
+"""YAML that remembers where everything stands: plain data plus the origin of every key and value.
+
+Only the plain core of YAML is taken: no aliases, anchors, tags or duplicate keys. Those are where
+"billion laughs" and silent overwrites come from, and no profile needs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+
+from monitorgen.bundle import Origin
+from monitorgen.errors import InputError
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+MAX_BYTES = 2_000_000
+MAX_DEPTH = 40
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass
+class Document:
+    """The data of one YAML file, and an origin for each path in it."""
+
+    data: Any
+    origins: dict[KeyPath, Origin] = field(default_factory=dict)
+    file: str = ""
+
+    def origin(self, path: KeyPath) -> Origin:
+        """The origin of `path`, or of its nearest parent."""
+        for end in range(len(path), -1, -1):
+            if path[:end] in self.origins:
+                return self.origins[path[:end]]
+        return Origin(file=self.file)
+
+
+def read_document(path: Path, *, name: str = "") -> Document:
+    """Read a YAML file. Raises InputError for what cannot be read as plain YAML in UTF-8."""
+    shown = name or str(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {shown}: {error.strerror or error}") from error
+    return parse_document(raw, shown)
+
+
+def parse_document(raw: bytes, name: str) -> Document:
+    """Parse YAML bytes; `name` is the file's name in messages."""
+    if len(raw) > MAX_BYTES:
+        raise InputError(f"{name} has {len(raw):,} bytes; a profile has at most {MAX_BYTES:,}")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        column = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
+        raise InputError(
+            f"byte 0x{raw[error.start]:02x} is not UTF-8",
+            origin=Origin(name, line, column),
+            hint="save the file as UTF-8",
+        ) from error
+    document = Document(data=None, file=name)
+    try:
+        for event in yaml.parse(text, Loader=_LOADER):
+            _refuse_event(event, name)
+        node = yaml.compose(text, Loader=_LOADER)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        origin = Origin(name, mark.line + 1, mark.column + 1) if mark else Origin(name)
+        raise InputError(f"not valid YAML: {error.problem or error}", origin=origin) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"not valid YAML: {error}", origin=Origin(name)) from error
+    if node is not None:
+        document.data = _build(node, (), document, 0)
+    return document
+
+
+def _refuse_event(event: Any, name: str) -> None:
+    """Refuse aliases and anchors as events, before anything is expanded."""
+    mark = event.start_mark
+    origin = Origin(name, mark.line + 1, mark.column + 1) if mark else Origin(name)
+    if isinstance(event, yaml.AliasEvent):
+        raise InputError(f"the alias *{event.anchor} is not allowed", origin=origin, hint="write the value out")
+    if getattr(event, "anchor", None):
+        raise InputError(f"the anchor &{event.anchor} is not allowed", origin=origin, hint="write the value out")
+
+
+def _build(node: Any, path: KeyPath, document: Document, depth: int) -> Any:
+    mark = node.start_mark
+    here = Origin(document.file, mark.line + 1, mark.column + 1, dotted(path))
+    document.origins.setdefault(path, here)
+    if depth > MAX_DEPTH:
+        raise InputError(f"nested deeper than {MAX_DEPTH} levels", origin=here)
+    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.endswith(("binary", "set", "omap", "python")):
+        raise InputError(f"the tag {node.tag} is not allowed", origin=here)
+    if isinstance(node, yaml.MappingNode):
+        return _build_mapping(node, path, document, depth)
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(child, (*path, index), document, depth + 1) for index, child in enumerate(node.value)]
+    return _scalar(node, here)
+
+
+def _build_mapping(node: Any, path: KeyPath, document: Document, depth: int) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        mark = key_node.start_mark
+        here = Origin(document.file, mark.line + 1, mark.column + 1, dotted(path))
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise InputError("a key must be a plain word", origin=here)
+        key = key_node.value
+        if key == "<<":
+            raise InputError("the merge key << is not allowed", origin=here, hint="use extends:")
+        if key in result:
+            raise InputError(f"the key {key!r} stands here twice", origin=here, hint="remove one of them")
+        document.origins[(*path, key)] = Origin(document.file, mark.line + 1, mark.column + 1, dotted((*path, key)))
+        result[key] = _build(value_node, (*path, key), document, depth + 1)
+    return result
+
+
+def _scalar(node: Any, here: Origin) -> Any:
+    """A scalar as YAML 1.2's core sees it: yes, on and 1:30 stay text; dates stay text."""
+    kind = node.tag.rsplit(":", 1)[-1]
+    text: str = node.value
+    if kind == "null":
+        return None
+    if kind == "bool" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind == "int":
+        try:
+            return int(text.replace("_", ""), 10)
+        except ValueError:
+            return text
+    if kind == "float":
+        try:
+            return float(text.replace("_", ""))
+        except ValueError:
+            if text.lower().lstrip("+-") in (".inf", ".nan"):
+                raise InputError(f"{text} is not a number that can be used here", origin=here) from None
+            return text
+    return text
+
+
+def dotted(path: KeyPath) -> str:
+    """`signals.ttft.quantiles[0]` for ("signals", "ttft", "quantiles", 0)."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
+    return text
+
+
+def merge(base: Document, child: Document) -> Document:
+    """`child` laid over `base`: mappings merge, null removes a key, everything else replaces.
+
+    Dashboard rows are the one list that merges: a row of the same title gets the child's panels added,
+    a new row stands at the end.
+    """
+    origins = dict(base.origins)
+    data = _merge(base.data or {}, child.data or {}, (), origins, child)
+    return Document(data=data, origins=origins, file=child.file)
+
+
+def _merge(base: Any, over: Any, path: KeyPath, origins: dict[KeyPath, Origin], child: Document) -> Any:
+    if isinstance(base, dict) and isinstance(over, dict):
+        result = dict(base)
+        for key, value in over.items():
+            at = (*path, key)
+            if value is None and path:
+                result.pop(key, None)
+            elif key in base:
+                result[key] = _merge(base[key], value, at, origins, child)
+            else:
+                result[key] = value
+                _copy_origins(origins, child, at, at)
+        return result
+    if path == ("dashboard",) and isinstance(base, list) and isinstance(over, list):
+        return _merge_rows(base, over, origins, child)
+    for stale in [p for p in origins if p[: len(path)] == path]:
+        del origins[stale]
+    _copy_origins(origins, child, path, path)
+    return over
+
+
+def _merge_rows(base: list[Any], over: list[Any], origins: dict[KeyPath, Origin], child: Document) -> list[Any]:
+    rows = [dict(row) if isinstance(row, dict) else row for row in base]
+    titles = {row.get("row"): index for index, row in enumerate(rows) if isinstance(row, dict)}
+    for number, row in enumerate(over):
+        title = row.get("row") if isinstance(row, dict) else None
+        index = titles.get(title) if title is not None else None
+        panels = row.get("panels") if isinstance(row, dict) else None
+        if index is None or not isinstance(panels, list) or not isinstance(rows[index].get("panels"), list):
+            _copy_origins(origins, child, ("dashboard", number), ("dashboard", len(rows)))
+            rows.append(row)
+            continue
+        start = len(rows[index]["panels"])
+        rows[index]["panels"] = [*rows[index]["panels"], *panels]
+        for offset in range(len(panels)):
+            _copy_origins(
+                origins,
+                child,
+                ("dashboard", number, "panels", offset),
+                ("dashboard", index, "panels", start + offset),
+            )
+    return rows
+
+
+def _copy_origins(origins: dict[KeyPath, Origin], child: Document, source: KeyPath, target: KeyPath) -> None:
+    for path, origin in child.origins.items():
+        if path[: len(source)] == source:
+            origins[(*target, *path[len(source) :])] = origin

@@ -1,0 +1,1 @@
+"""The profiles that ship with monitorgen, as YAML."""

@@ -1,0 +1,1 @@
+"""Jinja templates for prose: runbooks and reports."""
