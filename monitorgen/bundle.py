@@ -101,6 +101,7 @@ class Query:
     format: Literal["time_series", "table", "heatmap"] = "time_series"
     datasource: str = "${datasource}"
     hidden: bool = False
+    shows: str = field(default="", compare=False)  # signal.part, where the profile says so; no file carries it
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from monitorgen.bundle import Dashboard, Origin, Panel, Query, Row, ThresholdSte
 from monitorgen.catalog.units import UNITS
 from monitorgen.errors import InputError
 from monitorgen.profile import Loaded, PanelSpec
-from monitorgen.promql import add_matchers
+from monitorgen.promql import Labels, add_matchers, grafana_substitute, label_flow
 
 VARIABLE_LABELS = {"job": "Job", "instance": "Instance", "model_name": "Model", "cluster": "Cluster"}
 GREEN, ORANGE, RED = "green", "orange", "red"
@@ -81,7 +81,7 @@ class _Builder:
         }
         if spec.kind == "heatmap":
             return self._heatmap(plan, at, common)
-        queries = self._queries(live)
+        queries = self._queries(live, title)
         return Panel(
             queries=queries,
             kind=spec.kind,
@@ -110,7 +110,15 @@ class _Builder:
             raise InputError(f"{name} has no part {wanted!r}", origin=at, hint=", ".join(p.name for p in plan.parts))
         return plan, (part,)
 
-    def _queries(self, live: list[tuple[Plan, tuple[Part, ...]]]) -> tuple[Query, ...]:
+    def _shown_labels(self, plan: Plan, expr: str) -> tuple[str, ...]:
+        """The labels of a query's answer: absent(), for one, loses a label that has two matchers."""
+        if plan.recorded:
+            return plan.labels
+        absent = frozenset(plan.labels)
+        flow = label_flow(grafana_substitute(expr), lambda sel: Labels(absent, frozenset(), open=False))
+        return tuple(label for label in plan.labels if label in flow.labels.always | flow.labels.maybe)
+
+    def _queries(self, live: list[tuple[Plan, tuple[Part, ...]]], title: str) -> tuple[Query, ...]:
         many = sum(len(parts) for _, parts in live) > 1
         queries = []
         for plan, parts in live:
@@ -120,8 +128,14 @@ class _Builder:
                     words = [plan.name.replace("_", " ")] if len(live) > 1 else []
                     words += [part.name] if len(plan.parts) > 1 else []
                     prefix = " ".join(words)
+                expr = self._query(plan, part)
                 queries.append(
-                    Query(expr=self._query(plan, part), legend=_legend(plan, prefix), ref_id=_ref(len(queries)))
+                    Query(
+                        expr=expr,
+                        legend=_legend(self._shown_labels(plan, expr), prefix) or title,
+                        ref_id=_ref(len(queries)),
+                        shows=f"{plan.name}.{part.name}",
+                    )
                 )
         return tuple(queries)
 
@@ -202,12 +216,12 @@ class _Builder:
         return sorted(anchors.values()) or ["up"]
 
 
-def _legend(plan: Plan, prefix: str) -> str:
+def _legend(labels: tuple[str, ...], prefix: str) -> str:
     """What tells the series of a panel apart."""
-    shown = [label for label in plan.labels if label not in ("job", "instance")]
+    shown = [label for label in labels if label not in ("job", "instance")]
     words = [prefix] if prefix else []
     words += [f"{{{{{label}}}}}" for label in shown]
-    words += [f"{{{{{label}}}}}" for label in ("instance", "job") if label in plan.labels]
+    words += [f"{{{{{label}}}}}" for label in ("instance", "job") if label in labels]
     return " ".join(words)
 
 

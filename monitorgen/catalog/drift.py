@@ -116,9 +116,7 @@ def _differences(old: Family, new: Family) -> Iterable[Change]:
             yield _sets("values", old.name, old.values[label], new.values[label], note=label)
 
 
-def _sets(
-    kind: ChangeKind, name: str, old: tuple[str, ...], new: tuple[str, ...], note: str = ""
-) -> Change:
+def _sets(kind: ChangeKind, name: str, old: tuple[str, ...], new: tuple[str, ...], note: str = "") -> Change:
     removed = tuple(item for item in old if item not in new)
     return Change(kind, name, removed, tuple(item for item in new if item not in old), note)
 
@@ -132,8 +130,8 @@ def losses(
 ) -> tuple[tuple[Loss, ...], tuple[Expression, ...]]:
     """What these expressions lose from `old` to `new`, and those that are no PromQL.
 
-    A selector is lost if the old version has what it asks for and the new one does not: the name, a label that it
-    matches, the value, or the bucket. What neither version knows is not judged here.
+    A selector is lost if the old version has what it asks for and the new one does not: the name, a label
+    that it matches, the value, or the bucket. What neither version knows is not judged here.
     """
     lost: list[Loss] = []
     broken: list[Expression] = []
@@ -188,29 +186,33 @@ def _family_name(series: str, known: Mapping[str, Fate]) -> str:
 
 def _pattern_loss(selector: Selector, old: Catalog, new: Catalog) -> tuple[str, str] | None:
     """A selector by a pattern of names is lost if nothing in the new version has such a name."""
-    for matcher in selector.matchers:
-        if matcher.name == "__name__" and matcher.op == "=~":
-            had = any(_accepts(matcher, name) for name in old.series)
-            if had and not any(_accepts(matcher, name) for name in new.series):
-                return f"no name fits {matcher.value} any more", "name the families"
+    for matcher in (m for m in selector.matchers if m.name == "__name__" and m.op == "=~"):
+        if _any_accepted(matcher, old.series) and not _any_accepted(matcher, new.series):
+            return f"no name fits {matcher.value} any more", "name the families"
     return None
 
 
 def _matcher_loss(matcher: Matcher, before: Family, after: Family) -> tuple[str, str] | None:
     label = matcher.name
     if label == "le" and before.buckets and after.buckets:
-        had = any(_accepts(matcher, text) for edge in before.buckets for text in _spellings(edge))
-        has = any(_accepts(matcher, text) for edge in after.buckets for text in _spellings(edge))
+        had = any(_any_accepted(matcher, _spellings(edge)) for edge in before.buckets)
+        has = any(_any_accepted(matcher, _spellings(edge)) for edge in after.buckets)
         if had and not has and not _accepts(matcher, "+Inf"):
-            return f"{after.name} has no bucket {matcher.value} any more", f"edges: {', '.join(_edges(after))}"
+            return (
+                f"{after.name} has no bucket {matcher.value} any more",
+                f"edges: {', '.join(_edges(after))}",
+            )
         return None
     if label in before.labels and label not in after.labels and not _accepts(matcher, ""):
         return f"{after.name} has no label {label} any more", f"labels: {', '.join(after.labels) or 'none'}"
-    had, has = before.values.get(label, ()), after.values.get(label, ())
-    if has and any(_accepts(matcher, value) for value in had):
-        if not any(_accepts(matcher, value) for value in has):
-            return f"{after.name} has no {label}={matcher.value!r} any more", f"values: {', '.join(has)}"
+    old, new = before.values.get(label, ()), after.values.get(label, ())
+    if new and _any_accepted(matcher, old) and not _any_accepted(matcher, new):
+        return f"{after.name} has no {label} {matcher.value!r} any more", f"values: {', '.join(new)}"
     return None
+
+
+def _any_accepted(matcher: Matcher, values: Iterable[str]) -> bool:
+    return any(_accepts(matcher, value) for value in values)
 
 
 def _spellings(edge: float) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The expressions in a user's rule files and dashboards, with the place of each: enough to say what they select."""
+"""The expressions in a user's rule files and dashboards, with the place of each."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from monitorgen.bundle import Origin
+from monitorgen.catalog.yamltree import at, compose, read_text
 from monitorgen.errors import InputError
 
 _LIMIT = 16 * 2**20  # bytes
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # A variable wraps its expression in a function of Grafana.
 _VARIABLE = re.compile(r"\s*(?:label_values\((.+),[^,{}]*\)|query_result\((.+)\))\s*", re.DOTALL)
 
@@ -31,40 +31,18 @@ class Expression:
 
 def read(path: Path) -> tuple[Expression, ...]:
     """The expressions of a rule file (YAML, also a PrometheusRule) or a dashboard (JSON), in their order."""
-    text = _text(path)
+    text = read_text(path, _LIMIT)
     if path.suffix == ".json" or text.lstrip()[:1] == "{":
         return tuple(_dashboard(path, text))
     return tuple(_rules(path, text))
 
 
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            body = file.read(_LIMIT + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if len(body) > _LIMIT:
-        raise InputError(f"{path} is larger than {_LIMIT} bytes")
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = body.count(b"\n", 0, error.start) + 1
-        raise InputError("not UTF-8 text", origin=Origin(str(path), line, 1)) from error
-
-
 def _rules(path: Path, text: str) -> Iterator[Expression]:
     """Whatever has `expr` beside `alert` or `record`, at any depth, so that wrapped files are read too."""
     file = str(path)
-    try:
-        roots = list(yaml.compose_all(text, Loader=_Loader))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        origin = Origin(file, mark.line + 1, mark.column + 1) if mark else Origin(file)
-        raise InputError(f"not YAML: {error.problem or error.context}", origin=origin) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InputError("not YAML, or nested too deeply", origin=Origin(file)) from error
+    roots = compose(file, text, aliases=True)
     seen: set[int] = set()  # aliases lead to the same node: it is told once, and loops end
-    stack: list[yaml.Node] = [root for root in reversed(roots) if root is not None]
+    stack: list[yaml.Node] = list(reversed(roots))
     while stack:
         node = stack.pop()
         if id(node) in seen or isinstance(node, yaml.ScalarNode):
@@ -85,8 +63,7 @@ def _rule(file: str, fields: dict[str, yaml.Node]) -> Iterator[Expression]:
     for kind in ("alert", "record"):
         name = fields.get(kind)
         if isinstance(name, yaml.ScalarNode):
-            mark = expr.start_mark
-            yield Expression(expr.value, f"{kind}/{name.value}", Origin(file, mark.line + 1, mark.column + 1))
+            yield Expression(expr.value, f"{kind}/{name.value}", at(file, expr.start_mark))
 
 
 def _dashboard(path: Path, text: str) -> Iterator[Expression]:
@@ -100,14 +77,14 @@ def _dashboard(path: Path, text: str) -> Iterator[Expression]:
     at = 0
     for written, expr, item in _queries(root, ""):
         found = _find(text, written, at)
-        at = max(at, found)
+        at = max(at, found + 1)
         line = text.count("\n", 0, found) + 1 if found >= 0 else 0
         column = found - text.rfind("\n", 0, found) if found >= 0 else 0
         yield Expression(expr, item, Origin(file, line, column))
 
 
 def _find(text: str, value: str, start: int) -> int:
-    """Where a string stands in JSON text, from `start` on if it is there; -1 if it is written in another way."""
+    """Where a string stands in JSON text, looked for from `start` on first; -1 if nowhere."""
     spellings = [json.dumps(value, ensure_ascii=False), json.dumps(value)]
     places = [text.find(one, begin) for begin in (start, 0) for one in spellings]
     return next((place for place in places if place >= 0), -1)

@@ -1,6 +1,7 @@
 """Write the catalogs that come with the package, from recorded pages and the table of families.
 
-`python -m monitorgen.catalog.generate --scrapes DIR --families TSV` renews them; the result is the same bytes.
+`python -m monitorgen.catalog.generate --scrapes DIR --families TSV` gives the same bytes
+every time.
 
 Three kinds of version, and each family says which evidence it has:
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gzip
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -92,7 +94,11 @@ def read_table(path: Path) -> dict[str, dict[str, Row]]:
     """The table of families: version -> name -> row, V1 engine only, `_created` folded into its family."""
     table: dict[str, dict[str, Row]] = {}
     created: set[tuple[str, str]] = set()
-    with path.open(encoding="utf-8", newline="") as file:
+    with (
+        gzip.open(path, "rt", encoding="utf-8")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8") as file
+    ):
         for line in csv.DictReader(file, delimiter="\t"):
             version, name = line["version"], line["family"]
             if version_key(version) < OLDEST or line["origin"] == "source(V0 engine)":

@@ -134,7 +134,7 @@ def fetch(source: str, timeout: float = 10.0, limit: int = LIMIT) -> Page:
             body = _read(answer, deadline, limit, source)
             said: Message = answer.headers
     except HTTPError as error:
-        raise InputError(f"{source} answers {error.code} {error.reason}".rstrip()) from error
+        raise _refused(source, error.code) from error
     except URLError as error:
         if isinstance(error.reason, TimeoutError):
             raise _late(source, timeout) from error
@@ -170,6 +170,13 @@ def _read(answer: IO[bytes], deadline: float, limit: int, source: str) -> bytes:
         if time.monotonic() > deadline:
             raise TimeoutError
     return b"".join(chunks)
+
+
+def _refused(source: str, code: int) -> InputError:
+    if 300 <= code < 400:
+        return InputError(f"{source} answers {code}", hint="it redirects in circles, or away from http")
+    phrase = http.client.responses.get(code, "")
+    return InputError(f"{source} answers {code} {phrase}".rstrip(), hint="the path is usually /metrics")
 
 
 def _late(source: str, timeout: float) -> InputError:

@@ -16,11 +16,11 @@ from monitorgen.catalog.model import Catalog, FamilyOrigin, FamilyType
 from monitorgen.catalog.store import from_plain
 from monitorgen.catalog.units import UNITS
 from monitorgen.catalog.versions import is_version
+from monitorgen.catalog.yamltree import at, compose, read_text
 from monitorgen.errors import InputError
 
 _LIMIT = 4 * 2**20  # bytes; our largest catalog has 33 kB
 _DEPTH = 8
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _Name = Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$")]
 _Label = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
@@ -51,12 +51,14 @@ class _CatalogFile(BaseModel):
 def read(path: Path) -> Catalog:
     """The catalog in a file. InputError with line and column for whatever is wrong with it."""
     file = str(path)
-    root = _compose(file, _text(path))
+    root = _root(file, read_text(path, _LIMIT))
     plain = _plain(root, file)
     try:
         checked = _CatalogFile.model_validate(plain)
     except ValidationError as error:
-        raise _told(file, root, error.errors()[0]) from None
+        # A misspelt key also leaves one missing: the misspelling is what to tell.
+        first = min(error.errors(), key=lambda told: told["type"] != "extra_forbidden")
+        raise _told(file, root, first) from None
     if not is_version(checked.version):
         raise InputError(
             f"{checked.version!r} is not a version",
@@ -86,54 +88,28 @@ def _check(name: str, family: _FamilyFile, file: str, root: yaml.Node) -> None:
         raise InputError(f"{name} has values of {stray[0]!r}, which is not among its labels", origin=origin)
 
 
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            body = file.read(_LIMIT + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot read {path}: {reason}") from error
-    if len(body) > _LIMIT:
-        raise InputError(f"{path} is larger than {_LIMIT} bytes")
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = body.count(b"\n", 0, error.start) + 1
-        raise InputError("not UTF-8 text", origin=Origin(str(path), line, 1)) from error
+def _root(file: str, text: str) -> yaml.Node:
+    roots = compose(file, text, depth=_DEPTH)
+    if len(roots) != 1 or not isinstance(roots[0], yaml.MappingNode):
+        raise InputError(
+            "a catalog is a mapping with engine, version and families", origin=Origin(file, 1, 1)
+        )
+    return roots[0]
 
 
-def _compose(file: str, text: str) -> yaml.Node:
-    try:
-        for token in yaml.scan(text, Loader=_Loader):
-            if isinstance(token, yaml.AliasToken | yaml.AnchorToken):
-                raise InputError("anchors and aliases are not read", origin=_at(file, token.start_mark))
-        root = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise InputError(f"not YAML: {error.problem or error.context}", origin=_at(file, mark)) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "nested too deeply"
-        raise InputError(f"not YAML: {reason}", origin=Origin(file)) from error
-    if not isinstance(root, yaml.MappingNode):
-        raise InputError("a catalog is a mapping with engine, version and families", origin=Origin(file, 1, 1))
-    return root
-
-
-def _plain(node: yaml.Node, file: str, depth: int = 0) -> Any:
+def _plain(node: yaml.Node, file: str) -> Any:
     """The data with every scalar as it is written: `version: 0.30` stays 0.30."""
-    if depth > _DEPTH:
-        raise InputError("nested too deeply for a catalog", origin=_at(file, node.start_mark))
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, file, depth + 1) for item in node.value]
+        return [_plain(item, file) for item in node.value]
     if not isinstance(node, yaml.MappingNode):
         return None if node.tag.endswith(":null") else node.value
     found: dict[str, Any] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
-            raise InputError("a key must be plain text", origin=_at(file, key.start_mark))
+            raise InputError("a key must be plain text", origin=at(file, key.start_mark))
         if key.value in found:
-            raise InputError(f"{key.value!r} is given twice", origin=_at(file, key.start_mark))
-        found[key.value] = _plain(value, file, depth + 1)
+            raise InputError(f"{key.value!r} is given twice", origin=at(file, key.start_mark))
+        found[key.value] = _plain(value, file)
     return found
 
 
@@ -170,7 +146,7 @@ def _place(file: str, root: yaml.Node, keys: Sequence[str]) -> Origin:
         if step is None:
             break
         mark, node = step
-    return _at(file, mark)
+    return at(file, mark)
 
 
 def _children(node: yaml.Node) -> Iterator[tuple[str, Any, yaml.Node]]:
@@ -180,7 +156,3 @@ def _children(node: yaml.Node) -> Iterator[tuple[str, Any, yaml.Node]]:
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             yield str(index), item.start_mark, item
-
-
-def _at(file: str, mark: Any) -> Origin:
-    return Origin(file, mark.line + 1, mark.column + 1) if mark is not None else Origin(file)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 
 from promql_parser import Expr
 
@@ -24,15 +24,19 @@ from monitorgen.bundle import (
     RuleGroup,
 )
 from monitorgen.catalog import Catalog, Family
-from monitorgen.catalog.units import UNITS
-from monitorgen.checks import tree
 from monitorgen.checks.finding import Finding, Severity
-from monitorgen.promql import Flow, Labels, Selector
+from monitorgen.checks.tree import Visit, placed
+from monitorgen.promql import Flow, Labels, Selector, UnitFlow
 
 #: What a scrape puts on every series.
 SCRAPE_LABELS = ("job", "instance")
 #: Series that carry the labels of other rules, so whatever labels they like.
 _OPEN = frozenset({"ALERTS", "ALERTS_FOR_STATE"})
+#: Target labels that are usual where the bundle does not scrape itself.
+_USUAL_LABELS = frozenset(
+    {"cluster", "namespace", "pod", "container", "service", "endpoint", "node", "environment", "env"}
+    | {"region", "zone", "app", "release", "deployment", "replica", "prometheus", "tenant", "team"}
+)
 #: Where a scrape job does not say.
 _SCRAPE_INTERVAL = 15.0
 
@@ -95,13 +99,18 @@ class QuerySubject(PanelSubject):
     query: Query = field(kw_only=True)
 
 
+def dashboard_subject(dashboard: Dashboard) -> Subject:
+    """A dashboard as the subject of findings."""
+    return Subject(f"dashboard/{dashboard.uid or dashboard.title}", dashboard.origin)
+
+
 class Context:
     """A bundle seen through the catalogs that it must hold for.
 
     `catalogs` are by engine, oldest version first; left out, they are those of the bundle's own engines and
-    ranges. The series that Prometheus makes itself are always known. `keep` are the labels that rules must keep;
-    left out, they are job, instance and the bundle's own, and none for a bundle that names no engine (a foreign
-    one).
+    ranges. The series that Prometheus makes itself are always known. `keep` are the labels that rules must
+    keep; left out, they are job, instance and the bundle's own, and none for a bundle that names no engine (a
+    foreign one).
     """
 
     def __init__(
@@ -118,9 +127,9 @@ class Context:
         self.keep = tuple(dict.fromkeys(ours if keep is None else keep))
         self._given = catalogs
         self._trees: dict[str, promql.Tree | promql.PromQLError] = {}
-        self._visits: dict[str, tuple[tree.Visit, ...]] = {}
+        self._visits: dict[str, tuple[Visit, ...]] = {}
         self._flows: dict[str, Flow] = {}
-        self._units: dict[str, str] = {}
+        self._units: dict[str, UnitFlow] = {}
         self._labels: dict[str, Labels] = {}
         self._families: dict[str, tuple[tuple[Catalog, Family], ...]] = {}
         self._recorded_units: dict[str, str] = {}
@@ -196,7 +205,8 @@ class Context:
     @cached_property
     def expressions(self) -> tuple[RuleSubject | QuerySubject, ...]:
         """Everything with an expression that parses."""
-        return tuple(one for one in (*self.rules, *self.queries) if self.tree(one.expr) is not None)
+        everything: tuple[RuleSubject | QuerySubject, ...] = (*self.rules, *self.queries)
+        return tuple(one for one in everything if self.tree(one.expr) is not None)
 
     @cached_property
     def recorded(self) -> Mapping[str, tuple[RecordingRule, ...]]:
@@ -228,12 +238,11 @@ class Context:
         found = self.parsed(expr)
         return None if isinstance(found, promql.PromQLError) else found.root.expr
 
-    def visits(self, expr: str) -> tuple[tree.Visit, ...]:
+    def visits(self, expr: str) -> tuple[Visit, ...]:
         """Every node of an expression, outermost first; none where it does not parse."""
         if expr not in self._visits:
             found = self.parsed(expr)
-            broken = isinstance(found, promql.PromQLError)
-            self._visits[expr] = () if broken else tuple(tree.placed(found.root))
+            self._visits[expr] = tuple(placed(found.root)) if isinstance(found, promql.Tree) else ()
         return self._visits[expr]
 
     def selectors(self, expr: str) -> tuple[Selector, ...]:
@@ -246,11 +255,19 @@ class Context:
             self._flows[expr] = promql.label_flow(expr, self.labels_of)
         return self._flows[expr]
 
-    def unit(self, expr: str) -> str:
-        """The unit that an expression yields, "" where nothing is known; it must parse."""
+    def yields(self, expr: str) -> Labels:
+        """The labels that an expression yields, without the metric's name; it must parse."""
+        return self.flow(expr).labels.drop(["__name__"])
+
+    def units(self, expr: str) -> UnitFlow:
+        """The unit that an expression yields, and what clashes on the way; it must parse."""
         if expr not in self._units:
             self._units[expr] = promql.unit_flow(expr, self.unit_of)
         return self._units[expr]
+
+    def unit(self, expr: str) -> str:
+        """The unit that an expression yields, "" where nothing is known; it must parse."""
+        return self.units(expr).unit
 
     # --- metrics
 
@@ -292,7 +309,7 @@ class Context:
 
     def _labels_of(self, name: str) -> Labels:
         if name in self.recorded:
-            return _union(self._labels_of_rule(rule) for rule in self.recorded[name])
+            return reduce(Labels.union, map(self._labels_of_rule, self.recorded[name]))
         found = self.families(name)
         if not found or name in _OPEN:
             return _OPEN_LABELS
@@ -305,26 +322,37 @@ class Context:
     def _labels_of_rule(self, rule: RecordingRule) -> Labels:
         if self.tree(rule.expr) is None:
             return _OPEN_LABELS
-        yields = self.flow(rule.expr).labels
-        own = frozenset(dict(rule.labels))
-        return Labels(yields.always | own, yields.maybe - own, yields.open)
+        return self.yields(rule.expr).with_always(*dict(rule.labels))
+
+    def labels_added(self, engine: str) -> frozenset[str]:
+        """The labels that series of an engine may get from their scrape."""
+        return frozenset().union(*self._target_labels({engine}))
 
     def _target_labels(self, engines: set[str]) -> tuple[frozenset[str], frozenset[str]]:
         """The labels that scraping adds to the series of these engines: (always, maybe)."""
+        if not self.bundle.scrape_jobs:  # somebody else scrapes, and labels the targets
+            return self.target_labels, (_USUAL_LABELS | set(self.bundle.keep)) - self._exported_labels
         jobs = [job for job in self.bundle.scrape_jobs if job.engine in engines or "prometheus" in engines]
         own = [frozenset(dict(job.labels)) for job in jobs]
         always = self.target_labels | (frozenset.intersection(*own) if own else frozenset())
-        return always, (frozenset(self.bundle.keep) | frozenset().union(*own)) - always
+        return always, frozenset().union(*own) - always
+
+    @cached_property
+    def _exported_labels(self) -> frozenset[str]:
+        """All labels that families of the catalogs have."""
+        families = (f for found in self.catalogs.values() for one in found for f in one.families.values())
+        return frozenset(label for family in families for label in family.labels)
 
     def unit_of(self, selector: Selector) -> str:
-        """The unit of a selector's values, "" where nothing is known."""
+        """The unit of a selector's values, "" where nothing is known; buckets count events."""
         name = selector.name
         if name in self.recorded:
             return self._unit_of_record(name)
         family = self.family(name)
         if family is None:
             return ""
-        if name == f"{family.name}_count" and family.type in ("histogram", "summary"):
+        quantile = name == f"{family.name}_bucket" and "histogram_quantile" in selector.functions
+        if family.type in ("histogram", "summary") and name.endswith(("_bucket", "_count")) and not quantile:
             return "events"
         return family.unit
 
@@ -356,16 +384,3 @@ def _series_labels(family: Family, name: str) -> frozenset[str]:
     if family.type == "summary" and name == family.name:
         return labels | {"quantile"}
     return labels
-
-
-def _union(parts: Iterable[Labels]) -> Labels:
-    """The labels of series that come from any of several places."""
-    found = tuple(parts)
-    always = frozenset.intersection(*(part.always for part in found))
-    some = frozenset().union(*(part.always | part.maybe for part in found))
-    return Labels(always, some - always, any(part.open for part in found))
-
-
-def known_unit(unit: str) -> bool:
-    """Whether the unit is one of ours (and not a unit that only arithmetic made)."""
-    return unit in UNITS

@@ -13,7 +13,7 @@ _RANK = {"error": 0, "warning": 1, "info": 2}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One complaint of one check. `start` and `end` are offsets into `expr`, -1 where it has no place there."""
+    """One complaint of one check. `start` and `end` are offsets into `expr`, or -1."""
 
     check: str
     severity: Severity
@@ -55,5 +55,5 @@ class Finding:
 
 
 def at(origin: Origin) -> str:
-    """` at FILE:LINE:COLUMN`, or nothing where the place is not known: for messages that name a second place."""
+    """` at FILE:LINE:COLUMN`, or nothing where it is not known: for messages that name two places."""
     return f" at {origin}" if str(origin) else ""

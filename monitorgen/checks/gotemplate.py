@@ -83,11 +83,9 @@ class _Reader:
         elif "}}" in rest:
             self.problems.append("'}}' closes nothing")
         elif "$labels" in rest or "$value" in rest:
-            self.problems.append("'$labels' or '$value' stands outside of '{{ }}', so it is printed as it is")
+            self.problems.append("'$labels' or '$value' stands outside of '{{ }}', and is printed")
         if jinja := _JINJA.search(rest):
-            self.problems.append(
-                f"{jinja.group()!r} belongs to the profile's templates, but was not rendered"
-            )
+            self.problems.append(f"{jinja.group()!r} of the profile's templates was not rendered")
 
     def close(self) -> None:
         """The end of the text: everything that was opened must be closed."""

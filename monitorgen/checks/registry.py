@@ -60,7 +60,10 @@ def all_checks() -> tuple[Check, ...]:
 
 
 def run(context: Context, only: Collection[str] | None = None) -> tuple[Finding, ...]:
-    """The findings of all checks (or of those named in `only`), sorted by place. InputError for an unknown id."""
+    """The findings of all checks (or of those named in `only`), sorted by place.
+
+    InputError where `only` names a check that there is not.
+    """
     checks = all_checks()
     if only is not None:
         unknown = sorted(set(only) - {found.id for found in checks})

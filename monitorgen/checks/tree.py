@@ -148,6 +148,17 @@ def _fold(op: str, left: float, right: float) -> float | None:
     return None
 
 
+def is_lookup(visit: Visit) -> bool:
+    """Whether the node only lends labels or a factor to others, on the "one" side of a grouped join."""
+    for parent, child in pairwise((*visit.parents, visit.node)):
+        card = str(parent.modifier.card) if isinstance(parent, BinaryExpr) and parent.modifier else ""
+        if isinstance(parent, BinaryExpr) and (
+            ("ManyToOne" in card and parent.rhs is child) or ("OneToMany" in card and parent.lhs is child)
+        ):
+            return True
+    return False
+
+
 def is_bool(node: Expr) -> bool:
     """Whether a comparison has the `bool` modifier: it then yields 0 or 1 and filters nothing."""
     return isinstance(node, BinaryExpr) and node.modifier is not None and node.modifier.return_bool
@@ -172,7 +183,7 @@ def names(node: Expr) -> tuple[str, ...]:
 
 
 def main_names(node: Expr) -> Iterator[str]:
-    """The metrics that give the node its labels: not those that only filter, lend a label, or become a number."""
+    """The metrics that give the node its labels: not those that filter it or lend it a label."""
     node = bare(node)
     if isinstance(node, VectorSelector):
         if node.name:

@@ -93,7 +93,9 @@ def _show_family(found: Catalog, name: str, format_: str) -> None:
 @click.option("--version", required=True, help="The engine's version, such as 0.32.0.")
 @click.option("--needs", multiple=True, metavar="FAMILY=FLAG", help="What a family needs; FAMILY may have *.")
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Seconds.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The catalog file to write.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="The catalog file to write."
+)
 def capture(
     sources: tuple[str, ...], engine: str, version: str, needs: tuple[str, ...], timeout: float, out: Path
 ) -> None:
@@ -155,7 +157,9 @@ def drift(context: click.Context, old: str, new: str, rules: tuple[Path, ...], f
         if rules:
             _print_losses(lost, len(expressions))
         for expression in broken:
-            click.echo(f"{expression.origin}: {expression.item} is not PromQL, so it was not judged", err=True)
+            click.echo(
+                f"{expression.origin}: {expression.item} is not PromQL, so it was not judged", err=True
+            )
     if lost:
         context.exit(1)
 
@@ -244,7 +248,10 @@ def _print(table: Table) -> None:
     from rich.console import Console
 
     # A pipe has no width: then nothing is folded, so that grep finds whole names.
-    Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 400).print(table)
+    console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000)
+    with console.capture() as printed:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in printed.get().strip("\n").split("\n")))
 
 
 def _print_json(data: Any) -> None:

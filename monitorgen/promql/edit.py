@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import promql_parser as ast
 
 from monitorgen.promql.durations import format_duration, parse_duration
-from monitorgen.promql.lexer import Token, quote, unquote
+from monitorgen.promql.lexer import Token, number, quote, unquote
 from monitorgen.promql.tree import Node, Tree, tree
 
 Edit = tuple[int, int, str]  # start, end, new text
@@ -78,7 +78,7 @@ def _scaled(text: str, factor: float) -> str:
     try:
         seconds = parse_duration(text)
     except ValueError:  # a plain number of seconds, as Prometheus 3 has it
-        seconds = float(text)
+        seconds = number(text)
     return format_duration(max(seconds / factor, 0.001))
 
 

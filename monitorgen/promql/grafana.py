@@ -27,6 +27,7 @@ _BUILT_IN: Mapping[str, str] = {
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"?|\'(?:\\.|[^\'\\])*\'?|`[^`]*`?', re.DOTALL)
 _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^()]*$", re.IGNORECASE)
 _IN_BRACES = re.compile(r"\{(?:[^{}\"']|\"[^\"]*\"|'[^']*')*$")
+_MATCHED = re.compile(r"[=~]\s*$")
 _WORD = re.compile(r"[A-Za-z0-9_:]")
 
 
@@ -37,7 +38,6 @@ class Substituted:
     text: str
     variables: tuple[str, ...]
     edits: tuple[tuple[int, int, int, int], ...]
-    quoted: tuple[bool, ...]  # for each variable: it stood inside a string
 
     def start(self, offset: int) -> int:
         """The place in the written text where a piece that begins at `offset` of `text` begins."""
@@ -63,25 +63,26 @@ class Substituted:
 
 
 def substitute(expr: str) -> Substituted:
-    """Replace variables by values that fit: durations in ranges, `.+` in strings, else names or numbers."""
+    """Replace variables by values that fit: durations in ranges, `.+` in matchers, else names or numbers."""
     if "$" not in expr and "[[" not in expr:
-        return Substituted(expr, (), (), ())
+        return Substituted(expr, (), ())
     strings = [match.span() for match in _QUOTED.finditer(expr)]
-    pieces, names, edits, quoted = [], [], [], []
+    pieces, names, edits = [], [], []
     done = length = 0
     for match in _VARIABLE.finditer(expr):
         start, end = match.span()
-        inside = any(low < start < high for low, high in strings)
+        quote = next((low for low, high in strings if low < start < high), None)
+        if quote is not None and not _MATCHED.search(expr[:quote]):
+            continue  # "$name" may be a group of label_replace's pattern
         name = match[1] or match[2] or match[3]
-        value = _value(name, expr, start, end, inside)
+        value = _value(name, expr, start, end, quote is not None)
         pieces += [expr[done:start], value]
         length += start - done
         edits.append((start, end, length, length + len(value)))
         length += len(value)
         done = end
         names.append(name)
-        quoted.append(inside)
-    return Substituted("".join([*pieces, expr[done:]]), tuple(names), tuple(edits), tuple(quoted))
+    return Substituted("".join([*pieces, expr[done:]]), tuple(names), tuple(edits))
 
 
 def grafana_substitute(expr: str) -> str:

@@ -359,6 +359,8 @@ def _accepts(matcher: Matcher, value: str) -> bool:
 
 def _absent(node: Node) -> _State:
     """absent() makes its labels from the equality matchers of a plain selector."""
+    while isinstance(node.expr, ast.ParenExpr):
+        node = node.children[0]
     if not isinstance(node.expr, ast.VectorSelector | ast.MatrixSelector):
         return _State()
     matchers = [m for m in selector_of(node, ()).matchers if m.name != NAME]

@@ -26,15 +26,15 @@ class Token(NamedTuple):
 END = Token("end", "", -1, -1)
 
 _COMMON = r"""
-    (?P<skip>\s+|\#[^\n]*)
-  | (?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`[^`]*`)
+    (?:\s+|\#[^\n]*)*+
+    (?: (?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`[^`]*`)
   | (?P<open>["'`].*)
   | (?P<duration>\d+(?:ms|[smhdwy])(?:\d+(?:ms|[smhdwy]))*(?![A-Za-z0-9_]))
   | (?P<number>0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
 """
 _OPERATORS = r"""
   | (?P<op>==|!=|<=|>=|=~|!~|[-+*/%^<>=@,(){}\[\]:])
-  | (?P<bad>.)
+  | (?P<bad>.) )
 """
 _FLAGS = re.VERBOSE | re.DOTALL | re.ASCII
 _ANYWHERE = re.compile(_COMMON + r"| (?P<ident>[A-Za-z_:][A-Za-z0-9_:]*)" + _OPERATORS, _FLAGS)
@@ -48,18 +48,22 @@ def lex(text: str) -> tuple[Token, ...]:
     position, pattern = 0, _ANYWHERE
     while position < len(text):
         match = pattern.match(text, position)
-        if match is None:  # cannot be: `bad` takes any character
+        if match is None:  # only spaces and comments are left: `bad` takes any other character
             break
         kind = match.lastgroup or "bad"
-        if kind != "skip":
-            piece = match.group()
-            tokens.append(Token(kind, piece, position, match.end()))
-            if piece == "[":
-                pattern = _IN_BRACKETS
-            elif piece == "]":
-                pattern = _ANYWHERE
-        position = match.end()
+        piece = match[kind]
+        start, position = match.span(kind)
+        tokens.append(Token(kind, piece, start, position))
+        if piece == "[":
+            pattern = _IN_BRACKETS
+        elif piece == "]":
+            pattern = _ANYWHERE
     return tuple(tokens)
+
+
+def number(text: str) -> float:
+    """The value of a number token."""
+    return float(int(text, 16)) if text[:2] in ("0x", "0X") else float(text)
 
 
 _ESCAPE = re.compile(

@@ -9,7 +9,7 @@ from itertools import pairwise
 from monitorgen.promql.durations import parse_duration
 from monitorgen.promql.errors import Problem
 from monitorgen.promql.grafana import substitute
-from monitorgen.promql.lexer import END, Token, unquote
+from monitorgen.promql.lexer import END, Token, number, unquote
 from monitorgen.promql.selectors import function_of
 from monitorgen.promql.tree import Node, Tree, tree
 
@@ -40,6 +40,7 @@ _REGEX = (
     (re.compile(r"\[\[:(?!(?:alnum|alpha|ascii|blank|cntrl|digit|graph|lower|print|punct|space|upper|word|xdigit):)"),
      "an unknown character class"),
 )  # fmt: skip
+_BRACKETS = {"[": "[", "{": "{", "]": "", "}": ""}
 _LATEST = 9.2e15  # seconds; later times overflow the milliseconds of an @ modifier
 _REPEAT = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 
@@ -58,13 +59,9 @@ def portable(expr: str, *, grafana: bool = False) -> tuple[Problem, ...]:
 
 
 def _variables(expr: str) -> Iterator[Problem]:
-    substituted = substitute(expr)
-    for name, (start, end, *_), quoted in zip(
-        substituted.variables, substituted.edits, substituted.quoted, strict=True
-    ):
-        if not quoted or "label_replace" not in expr:  # there "$name" may be a group of the pattern
-            message = f"{expr[start:end]} is a variable of Grafana, Prometheus has no value for {name!r}"
-            yield Problem("grafana-variable", message, start, end)
+    for start, end, *_ in substitute(expr).edits:
+        message = f"{expr[start:end]} is a variable of Grafana, Prometheus has no value for it"
+        yield Problem("grafana-variable", message, start, end)
 
 
 def _functions(parsed: Tree, node: Node) -> Iterator[Problem]:
@@ -80,34 +77,33 @@ def _tokens(parsed: Tree) -> Iterator[Problem]:
     tokens = parsed.tokens
     inside = ""
     for index, token in enumerate(tokens):
-        before = tokens[index - 1] if index else END
-        if token.is_op("[", "{"):
-            inside = token.text
-        elif token.is_op("]", "}"):
-            inside = ""
+        if token.kind == "op" and token.text in _BRACKETS:
+            inside = _BRACKETS[token.text]
         elif message := _refused(tokens, index, inside):
             yield Problem("not-portable", message, token.start, token.end)
-        elif token.kind == "string" and before.is_op("=~", "!~"):
+        elif token.kind == "string" and index and tokens[index - 1].is_op("=~", "!~"):
             yield from _regex(token)
-    yield from _groupings(tokens)
+    if any(token.kind == "string" for token in tokens):
+        yield from _groupings(tokens)
 
 
 def _refused(tokens: Sequence[Token], index: int, inside: str) -> str:
     """Why 2.42 refuses a token here; empty where it does not."""
     token = tokens[index]
     before = tokens[index - 1] if index else END
+    if token.kind in ("number", "duration"):
+        if before.is_op("@") and token.kind == "number":
+            return "a time out of bounds" if number(token.text) > _LATEST else ""
+        return _duration(token, inside == "[" or _after_offset(tokens, index))
     if token.kind == "string" and inside == "{" and not before.is_op("=", "!=", "=~", "!~"):
         return "a quoted name: Prometheus 2.42 knows no UTF-8 names"
-    if token.is_word("or") and inside == "{":
-        return "`or` between matchers: only VictoriaMetrics knows it"
-    if token.is_word("fill", "fill_left", "fill_right") and tokens[index + 1 : index + 2] != ():
-        return "a fill modifier: Prometheus lacks it" if tokens[index + 1].is_op("(") else ""
-    if token.is_op("+") and before.is_word("offset"):
+    if token.kind == "ident":
+        if inside == "{" and token.is_word("or"):
+            return "`or` between matchers: only VictoriaMetrics knows it"
+        if token.is_word("fill", "fill_left", "fill_right") and index + 1 < len(tokens):
+            return "a fill modifier: Prometheus lacks it" if tokens[index + 1].is_op("(") else ""
+    elif token.text == "+" and before.is_word("offset"):
         return "a plus before an offset: Prometheus 2.42 takes none"
-    if before.is_op("@") and token.kind == "number" and float(token.text) > _LATEST:
-        return "a time out of bounds"
-    if token.kind in ("number", "duration"):
-        return _duration(token, inside == "[" or _after_offset(tokens, index))
     return ""
 
 

@@ -21,8 +21,9 @@ _CACHED = 4096
 _OLD = ("holt_winters", [ast.ValueType.Matrix, ast.ValueType.Scalar, ast.ValueType.Scalar])
 ast.register_extra_functions([ast.Function(*_OLD, ast.ValueType.Vector)])
 
-_OPERATORS = ("+", "-", "*", "/", "%", "^", "==", "!=", "<", ">", "<=", ">=")
-_WORD_OPERATORS = ("and", "or", "unless", "atan2")
+_DEEPER = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
+_OPERATORS = frozenset({"+", "-", "*", "/", "%", "^", "==", "!=", "<", ">", "<=", ">="})
+_WORD_OPERATORS = frozenset({"and", "or", "unless", "atan2"})
 _MODIFIERS = ("bool", "on", "ignoring", "group_left", "group_right", "fill", "fill_left", "fill_right")
 
 
@@ -96,12 +97,11 @@ def _fails(text: str) -> str:
 def _guard(expr: str, tokens: tuple[Token, ...]) -> None:
     depth = operators = 0
     for token in tokens:
-        if token.is_op("(", "[", "{"):
-            depth += 1
-        elif token.is_op(")", "]", "}"):
-            depth -= 1
-        elif token.is_op(*_OPERATORS) or token.is_word(*_WORD_OPERATORS):
-            operators += 1
+        if token.kind == "op":
+            depth += _DEEPER.get(token.text, 0)
+            operators += token.text in _OPERATORS
+        elif token.kind == "ident":
+            operators += token.text.lower() in _WORD_OPERATORS
         if depth > MAX_DEPTH or operators > MAX_OPERATORS:
             what = (
                 f"over {MAX_OPERATORS} operators" if depth <= MAX_DEPTH else f"over {MAX_DEPTH} brackets deep"

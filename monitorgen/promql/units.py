@@ -24,7 +24,7 @@ Dims: TypeAlias = tuple[tuple[str, int], ...]  # sorted (base unit, exponent), n
 
 @dataclass(frozen=True, slots=True)
 class UnitFlow:
-    """The unit that an expression yields (a key of the units table, empty where unknown), and what clashes."""
+    """The unit of an expression (a key of the units table, empty where unknown), and what clashes in it."""
 
     unit: str
     problems: tuple[Problem, ...]

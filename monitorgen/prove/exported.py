@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -84,24 +84,28 @@ def whereabouts(series: str) -> str:
     """Where a series is to be had, as the catalogs know it: the flag that it needs, or the versions."""
     for engine in catalog.engines():
         versions = catalog.versions(engine)
-        families = [(version, catalog.load(engine, version).family_of(series)) for version in versions]
-        having = [version for version, family in families if family]
-        if not having:
-            continue
-        needs = next((family.needs for _, family in reversed(families) if family and family.needs), "")
-        if needs:
-            return f"needs {needs}"
-        if len(having) == len(versions):
-            return f"{engine} exports it"
-        first, last = having[0], having[-1]
-        if last == versions[-1]:
-            return f"{engine} has it from {first} on"
-        return (
-            f"{engine} had it until {last}"
-            if first == versions[0]
-            else f"{engine} had it in {first} to {last}"
-        )
+        families = {version: catalog.load(engine, version).family_of(series) for version in versions}
+        having = [version for version, family in families.items() if family]
+        if having:
+            newest = families[having[-1]]
+            span = _span(engine, versions, having)
+            needs = newest.needs if newest and having[-1] == versions[-1] else ""
+            return f"{span}, and it needs {needs}" if span and needs else f"needs {needs}" if needs else span
     return ""
+
+
+def _span(engine: str, versions: Sequence[str], having: Sequence[str]) -> str:
+    """Which versions have a family, as words; empty where all do."""
+    if len(having) == len(versions):
+        return ""
+    if having[-1] == versions[-1]:
+        return f"{engine} has it from {having[0]} on"
+    until = f"until {having[-1]}"
+    return (
+        f"{engine} had it {until}"
+        if having[0] == versions[0]
+        else f"{engine} had it from {having[0]} {until}"
+    )
 
 
 def _bases(series: str) -> frozenset[str]:

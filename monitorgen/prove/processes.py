@@ -82,13 +82,13 @@ class Child:
         return ""
 
     def complaint(self) -> str:
-        """What the child itself said went wrong: its last line that names an error, else its last lines."""
+        """What the child itself said went wrong: the line that names an error, else its last lines."""
         lines = self.tail(200).splitlines()
         errors = [line.strip() for line in lines if _ERROR_LINE.search(line)]
-        if not errors:
-            return "\n".join(lines[-3:])
-        said = _LOGFMT_ERROR.search(errors[-1])
-        return (said[1] or said[2]).replace("\\n", " ") if said else errors[-1]
+        named = [found[1] or found[2] for line in errors if (found := _LOGFMT_ERROR.search(line))]
+        if named:  # Go: the first names the cause, later ones say what was given up for it
+            return named[0].replace("\\n", " ").replace('\\"', '"')
+        return errors[-1] if errors else "\n".join(lines[-3:])
 
     def check(self) -> None:
         """Raise `ProcessError` with the child's own words if it has ended."""

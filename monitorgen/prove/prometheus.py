@@ -256,9 +256,9 @@ class Prometheus(PrometheusClient):
         ]
         with contextlib.ExitStack() as stack:
             log = self.workdir / "prometheus.log"
-            self._child = stack.enter_context(child(argv, name="prometheus", log=log, cwd=self.workdir))
-            self._child.wait_until(self.ready, timeout=self._timeout, what="getting ready")
-            self._stack = stack.pop_all()
+            started = stack.enter_context(child(argv, name="prometheus", log=log, cwd=self.workdir))
+            started.wait_until(self.ready, timeout=self._timeout, what="getting ready")
+            self._child, self._stack = started, stack.pop_all()
         return self
 
     def __exit__(

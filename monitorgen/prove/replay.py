@@ -7,9 +7,11 @@ recording holds is not there, and a series appears when its first recording is u
 
 from __future__ import annotations
 
+import gzip
 import re
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +22,7 @@ from monitorgen.bundle import Origin
 from monitorgen.errors import InputError
 from monitorgen.prove.processes import LOOPBACK
 
+GZIP = b"\x1f\x8b"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SAMPLE = re.compile(r'([a-zA-Z_:][\w:]*(?:\{(?:[^"}]|"(?:\\.|[^"\\])*")*\})?)\s+(\S+)')
 _CUMULATIVE = {
@@ -94,12 +97,13 @@ class Replay:
 
     @classmethod
     def from_files(cls, paths: Sequence[Path], *, step: float = 15.0) -> Replay:
-        """A replay of scrape files, oldest first."""
+        """A replay of scrape files, plain or gzipped, oldest first."""
         texts = []
         for path in paths:
             try:
-                texts.append(path.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError) as error:
+                raw = path.read_bytes()
+                texts.append((gzip.decompress(raw) if raw[:2] == GZIP else raw).decode())
+            except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
                 raise InputError(
                     f"the recording cannot be read: {error}", origin=Origin(str(path))
                 ) from error

@@ -18,6 +18,7 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from importlib import resources
 from pathlib import Path
 
@@ -110,7 +111,12 @@ def serve_vllm(
     home = cache or cache_folder()
     model = options.model or tiny_model(interpreter, home)
     port = free_port()
-    argv = [interpreter, "-m", "vllm.entrypoints.openai.api_server", *options.arguments(model, port)]
+    argv: list[str | Path] = [
+        interpreter,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        *options.arguments(model, port),
+    ]
     url = f"http://{LOOPBACK}:{port}"
     environment = options.environment(home)
     with child(argv, name="vLLM", log=workdir / "vllm.log", env=environment, cwd=workdir) as process:
@@ -197,17 +203,18 @@ def _version(url: str) -> str:
     return ""
 
 
-def _direct(url: str) -> contextlib.closing[urllib.request._UrlopenRet]:
+def _direct(url: str) -> HTTPResponse:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy from the environment
-    return contextlib.closing(opener.open(url, timeout=5.0))
+    answer = opener.open(url, timeout=5.0)
+    assert isinstance(answer, HTTPResponse)
+    return answer
 
 
 def _warm_up(port: int, model: str, timeout: float) -> None:
-    """Let the first requests compile what is compiled late; a load's first tokens would wait seconds for it."""
+    """Let the first requests compile what is compiled late: a load's first tokens would wait for it."""
     prompt = "again and again and again and "
-    for kind, tokens in (("completion", 8), ("chat", 24)):
-        outcome = send((LOOPBACK, port), Arrival(0.0, kind, prompt, tokens), model, timeout)
+    for request in (Arrival(0.0, "completion", prompt, 8), Arrival(0.0, "chat", prompt, 24)):
+        outcome = send((LOOPBACK, port), request, model, timeout)
         if outcome.status != 200 or outcome.error:
-            raise ProcessError(
-                f"the first {kind} was answered with {outcome.error or f'HTTP {outcome.status}'}"
-            )
+            answer = outcome.error or f"HTTP {outcome.status}"
+            raise ProcessError(f"the first {request.kind} request was answered with {answer}")

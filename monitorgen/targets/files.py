@@ -21,7 +21,7 @@ GENERATOR = "monitorgen"
 
 
 def bundle_files(bundle: Bundle, *, interval: float = 15.0, evaluation: float = 15.0) -> dict[str, str]:
-    """Everything that the bundle is on disk, except the manifest. Intervals are prometheus.yml's, in seconds."""
+    """All files of the bundle but the manifest. Intervals are prometheus.yml's, in seconds."""
     header = f"Made by {GENERATOR} from the profile {bundle.name!r}. Change the profile, not this file."
     rules = rule_files(bundle.groups, header=header)
     files = dict(rules)

@@ -1,7 +1,7 @@
-"""Dashboards as Grafana's JSON: built with grafanalib, finished by `grafana_mend.mend`, the same bytes every time.
+"""Dashboards as Grafana's JSON: built with grafanalib, finished by `grafana_mend.mend`, the same every time.
 
-No Grafana server takes part in this project's tests. Where a dashboard is called valid, that means: valid against
-the JSON Schemas made from Grafana's own types (see `monitorgen.checks.grafana_schema`).
+No Grafana server takes part in this project's tests. Where a dashboard is called valid, that means: valid
+against the JSON Schemas made from Grafana's own types (see `monitorgen.checks.grafana_schema`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def json_text(tree: Mapping[str, object]) -> str:
 
 
 def _panels(dashboard: Dashboard) -> list[Any]:
-    """grafanalib's objects, from top to bottom: a row's header, then its panels (inside it, if it is collapsed)."""
+    """grafanalib's objects from top to bottom: a row's header, then its panels (or in it, if collapsed)."""
     from monitorgen.targets.grafana_panels import panel_object, row_object
 
     objects: list[Any] = []
@@ -92,7 +92,9 @@ def _template(variable: Variable) -> Any:
 def _current(variable: Variable) -> dict[str, Any]:
     """What is chosen when the dashboard is opened first; empty lets Grafana choose."""
     if variable.include_all:
-        return {"text": ["All"], "value": ["$__all"]} if variable.multi else {"text": "All", "value": "$__all"}
+        return (
+            {"text": ["All"], "value": ["$__all"]} if variable.multi else {"text": "All", "value": "$__all"}
+        )
     if variable.kind in ("custom", "interval"):
         first = variable.query.split(",")[0].strip()
         return {"text": first, "value": first}

@@ -1,4 +1,4 @@
-"""The shape that a dashboard takes on paper: grid positions, panel ids, and the defaults that Grafana's model adds.
+"""The shape that a dashboard takes in its file: grid positions, panel ids, defaults filled in.
 
 `as_written` gives the dashboard as its JSON says it, so that reading the JSON back gives an equal dashboard.
 """
@@ -65,7 +65,7 @@ def row_id(dashboard: Dashboard, index: int) -> int:
 
 
 def as_written(dashboard: Dashboard) -> Dashboard:
-    """The dashboard with everything filled in that its file says: ids, query letters, labels, base colours."""
+    """The dashboard with everything that its file says: ids, query letters, labels, base colours."""
     taken = {panel.panel_id for panel in dashboard.panels if panel.panel_id}
     rows = tuple(
         replace(row, panels=tuple(_panel(panel, _panel_id(panel, row, taken)) for panel in row.panels))

@@ -1,8 +1,8 @@
 """One function that turns grafanalib's output into what today's Grafana stores itself.
 
-grafanalib 0.7 writes the dashboard model of schema version 12: nulls everywhere, keys of Angular panels, field
-options where Grafana 7 had them, and the string "null" for the first threshold. Grafana would migrate most of
-that on load, each time, and get the thresholds wrong.
+grafanalib 0.7 writes the dashboard model of schema version 12: nulls everywhere, keys of Angular panels,
+field options where Grafana 7 had them, and the string "null" for the first threshold. Grafana would migrate
+most of that on load, each time, and get the thresholds wrong.
 """
 
 from __future__ import annotations
@@ -11,22 +11,21 @@ from typing import Any
 
 SCHEMA_VERSION = 41
 
-_STALE: dict[str, frozenset[str]] = {
-    "dashboard": frozenset(
-        "__inputs gnetId hideControls id rows sharedCrosshair style timepicker version".split()
-    ),
-    "panel": frozenset(
-        "cacheTimeout color columns editable error fontSize height hideTimeOverride interval links mappings "
-        "minSpan span timeFrom timeShift transparent".split()
-    ),
-    "row": frozenset("datasource description fieldConfig targets transformations".split()),
-    "text": frozenset("datasource fieldConfig targets transformations".split()),
-    "defaults": frozenset("calcs limit links override title values".split()),
-    "target": frozenset("interval intervalFactor metric query step target".split()),
-    "variable": frozenset("tagValuesQuery tagsQuery useTags".split()),
-    "custom": frozenset(("displayMode",)),
-    "options": frozenset(("fieldOptions",)),
-    "step": frozenset("index line op yaxis".split()),
+_STALE = {
+    part: frozenset(keys.split())
+    for part, keys in {
+        "dashboard": "__inputs gnetId hideControls id rows sharedCrosshair style timepicker version",
+        "panel": """cacheTimeout color columns editable error fontSize height hideTimeOverride interval links
+            mappings minSpan span timeFrom timeShift transparent""",
+        "row": "datasource description fieldConfig targets transformations",
+        "text": "datasource fieldConfig targets transformations",
+        "defaults": "calcs limit links override title values",
+        "target": "interval intervalFactor metric query step target",
+        "variable": "tagValuesQuery tagsQuery useTags",
+        "custom": "displayMode",
+        "options": "fieldOptions",
+        "step": "index line op yaxis",
+    }.items()
 }
 
 
@@ -114,7 +113,7 @@ def _target(target: dict[str, Any]) -> dict[str, Any]:
 
 
 def _variable(variable: dict[str, Any]) -> dict[str, Any]:
-    """A variable without the keys of other kinds; a query's definition is what Grafana's settings page shows."""
+    """A variable without the keys of other kinds; Grafana's settings page shows a query's `definition`."""
     variable = _without(variable, "variable")
     if variable["type"] != "interval":
         for key in ("auto", "auto_min", "auto_count"):

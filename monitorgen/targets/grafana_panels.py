@@ -73,7 +73,7 @@ def _target(query: Query) -> Any:
 
 
 def _defaults(panel: Panel) -> dict[str, Any]:
-    """`fieldConfig.defaults` of the kinds that show values: given raw, for grafanalib takes whole numbers only."""
+    """`fieldConfig.defaults` of kinds that show values; raw, for grafanalib takes whole numbers only."""
     defaults: dict[str, Any] = {
         "unit": panel.unit or None,
         "min": panel.minimum,
@@ -112,7 +112,10 @@ def _timeseries(panel: Panel, common: Mapping[str, Any]) -> Any:
         tooltipMode="multi",
         tooltipSort="desc",
         thresholdsStyleMode="dashed" if crossed else "off",
-        extraJson={"fieldConfig": {"defaults": _defaults(panel)}, "options": {"legend": {"showLegend": True}}},
+        extraJson={
+            "fieldConfig": {"defaults": _defaults(panel)},
+            "options": {"legend": {"showLegend": True}},
+        },
     )
 
 
@@ -159,7 +162,11 @@ def _table(panel: Panel, common: Mapping[str, Any]) -> Any:
     """Instant queries side by side: joined into one table, without the columns that say nothing."""
     organize = {
         "id": "organize",
-        "options": {"excludeByName": dict.fromkeys(_HIDDEN_COLUMNS, True), "indexByName": {}, "renameByName": {}},
+        "options": {
+            "excludeByName": dict.fromkeys(_HIDDEN_COLUMNS, True),
+            "indexByName": {},
+            "renameByName": {},
+        },
     }
     return G.Table(
         **common,
@@ -176,7 +183,7 @@ def _text(panel: Panel, common: Mapping[str, Any]) -> Any:
 
 
 def _heatmap(panel: Panel, common: Mapping[str, Any]) -> dict[str, Any]:
-    """The modern heatmap over `le` buckets; grafanalib's Heatmap is the Angular one, so only its base is used."""
+    """The modern heatmap over `le` buckets; grafanalib's Heatmap is the Angular one, so its base is used."""
     y_axis = {
         "axisPlacement": "left",
         "reverse": False,

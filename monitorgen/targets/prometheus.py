@@ -156,7 +156,7 @@ def provisioning(
     return {
         "provisioning/dashboards/monitorgen.yaml": yaml_text(
             {"apiVersion": 1, "providers": [provider]},
-            header="Copy to Grafana's provisioning/dashboards; `path` is where the bundle's dashboards/ lies.",
+            header="For Grafana's provisioning/dashboards; `path` is where the bundle's dashboards/ lies.",
         ),
         "provisioning/datasources/prometheus.yaml": yaml_text(
             {"apiVersion": 1, "datasources": [source]},

@@ -16,7 +16,7 @@ except ImportError:  # pragma: no cover - PyYAML without libyaml
     from yaml import SafeDumper as _Base  # type: ignore[assignment]
 
 # Words that some YAML parser takes for something else than a string, and what looks like a number to one.
-_WORDS = frozenset("y n yes no on off true false null none nan inf ~ infinity".split())
+_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "none", "nan", "inf", "~"})
 _NUMBER = re.compile(r"[-+]?[0-9.]", re.ASCII)
 # Lines that a literal block holds unchanged in every parser: printable, no space or tab at the ends.
 _LITERAL = re.compile(r"[!-~](?:[ -~]*[!-~])?(?:\n(?:| *[!-~](?:[ -~]*[!-~])?))*\n?", re.ASCII)
@@ -43,6 +43,8 @@ def _string(dumper: Any, text: str) -> Any:
 def _float(dumper: Any, number: float) -> Any:
     text = str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
     tag = "int" if text.lstrip("-").isdigit() else "float"
+    if "e" in text and "." not in text:
+        text = text.replace("e", ".0e")  # YAML 1.1 takes 1e-09 for a string
     return dumper.represent_scalar(f"tag:yaml.org,2002:{tag}", text)
 
 

@@ -23,8 +23,9 @@ def aggregated_division(context: Context) -> Iterator[Finding]:
             inner = tree.bare(node.expr)
             while isinstance(inner, BinaryExpr) and tree.operator(inner) in ("and", "unless"):
                 inner = tree.bare(inner.lhs)
-            divides = isinstance(inner, BinaryExpr) and tree.operator(inner) == "/"
-            if divides and tree.is_vector(inner.lhs) and tree.is_vector(inner.rhs):
+            if not isinstance(inner, BinaryExpr) or tree.operator(inner) != "/":
+                continue
+            if tree.is_vector(inner.lhs) and tree.is_vector(inner.rhs):
                 yield subject.finding(
                     f"{tree.operator(node)} of a ratio weighs idle and busy series alike",
                     "aggregate both sides, then divide",

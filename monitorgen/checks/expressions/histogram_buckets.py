@@ -16,7 +16,7 @@ _READERS = frozenset({"histogram_quantile", "histogram_fraction"})
 
 @check("histogram-buckets")
 def histogram_buckets(context: Context) -> Iterator[Finding]:
-    """histogram_quantile reads buckets, summed with `le` kept; buckets are not summed over `le` otherwise."""
+    """histogram_quantile reads sums of buckets, and nothing else adds buckets up over `le`."""
     for subject in context.expressions:
         for visit in context.visits(subject.expr):
             if isinstance(visit.node, Call) and visit.node.func.name == "histogram_quantile":
@@ -28,15 +28,7 @@ def histogram_buckets(context: Context) -> Iterator[Finding]:
 def _quantile(
     context: Context, subject: RuleSubject | QuerySubject, visit: tree.Visit, call: Call
 ) -> Iterator[Finding]:
-    buckets = call.args[1]
-    yields = context.flow(buckets.prettify()).labels
-    if not yields.open and "le" not in yields.always | yields.maybe:
-        yield subject.finding(
-            "histogram_quantile needs the label le, which its operand does not have",
-            "add le to by (...), and read the _bucket series",
-            span=visit.mark,
-        )
-    for node in tree.walk(buckets):
+    for node in tree.walk(call.args[1]):
         if isinstance(node, AggregateExpr) and tree.operator(node) != "sum":
             yield subject.finding(
                 f"histogram_quantile over {tree.operator(node)} of buckets: only their sum is a histogram",
@@ -47,7 +39,9 @@ def _quantile(
         family = context.family(name or "")
         if name and family and family.type != "unknown" and name != f"{family.name}_bucket":
             yield subject.finding(
-                f"histogram_quantile reads {name}, which is not a bucket", "read the _bucket series", span=visit.mark
+                f"histogram_quantile reads {name}, which is no bucket",
+                "read the _bucket series",
+                span=visit.mark,
             )
 
 

@@ -16,6 +16,4 @@ def promql_syntax(context: Context) -> Iterator[Finding]:
     for subject in (*context.rules, *context.queries):
         error = context.parsed(subject.expr)
         if isinstance(error, PromQLError):
-            yield subject.finding(
-                error.message, "see the place underlined", span=(error.start, error.end)
-            )
+            yield subject.finding(error.message, "see the place underlined", span=(error.start, error.end))

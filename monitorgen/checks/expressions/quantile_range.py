@@ -21,7 +21,7 @@ def quantile_range(context: Context) -> Iterator[Finding]:
             if isinstance(node, Call) and node.func.name in ("histogram_quantile", "quantile_over_time"):
                 value = tree.number(node.args[0])
             elif isinstance(node, AggregateExpr) and tree.operator(node) == "quantile":
-                value = tree.number(node.param)
+                value = tree.number(node.param) if node.param else None
             if value is not None and not 0 <= value <= 1:
                 hint = f"write {value / 100:g}" if 1 < value <= 100 else "use 0 to 1"
-                yield subject.finding(f"{value:g} is no quantile: the result is infinite", hint, span=visit.mark)
+                yield subject.finding(f"{value:g} is no quantile", hint, span=visit.mark)

@@ -16,7 +16,7 @@ _FOR_GAUGES = frozenset({"delta", "idelta", "deriv", "predict_linear", "holt_win
 
 @check("rate-of-counter")
 def rate_of_counter(context: Context) -> Iterator[Finding]:
-    """rate, irate, increase and resets read counters, delta and deriv read gauges; recorded rates are not rated."""
+    """rate, irate, increase and resets read counters, delta and deriv read gauges."""
     for subject in context.expressions:
         for visit in context.visits(subject.expr):
             node = visit.node
@@ -41,7 +41,7 @@ def _problem(context: Context, function: str, name: str) -> tuple[str, str] | No
 
 
 def _records_counter(context: Context, name: str) -> bool:
-    """Whether a recorded metric may still be a counter: nothing but sums of counters, or of what nobody knows."""
+    """Whether a recorded metric may still be a counter: it only sums counters."""
     for rule in context.recorded[name]:
         root = context.tree(rule.expr)
         if root is None:

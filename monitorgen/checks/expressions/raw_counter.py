@@ -24,7 +24,9 @@ def raw_counter(context: Context) -> Iterator[Finding]:
             name = visit.node.name if isinstance(visit.node, VectorSelector) else None
             if name and _grows(context, name) and not _FINE & set(visit.calls) and not _only_asked(visit):
                 yield subject.finding(
-                    f"{name} is a counter and is read without rate()", f"use rate({name}[5m])", span=visit.span
+                    f"{name} is a counter and is read without rate()",
+                    f"use rate({name}[5m])",
+                    span=visit.span,
                 )
 
 

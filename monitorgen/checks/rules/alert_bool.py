@@ -26,6 +26,4 @@ def alert_bool(context: Context) -> Iterator[Finding]:
             if isinstance(node, BinaryExpr) and tree.operator(node) == "or":
                 branches += [tree.condition(node.lhs), tree.condition(node.rhs)]
             elif tree.is_bool(node):
-                yield subject.finding(
-                    "`bool` yields 0 as well as 1, so the alert always fires", "drop `bool`"
-                )
+                yield subject.finding("`bool` yields 0 and 1, so the alert always fires", "drop `bool`")

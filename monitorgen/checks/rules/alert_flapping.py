@@ -18,7 +18,7 @@ def alert_flapping(context: Context) -> Iterator[Finding]:
     for subject in context.alerts:
         for visit in context.visits(subject.expr):
             name = tree.called(visit.node)
-            if name in _RANKINGS:
+            if name in _RANKINGS and not tree.is_lookup(visit):
                 yield subject.finding(
-                    f"{name} changes its series as ranks change", "compare all", span=visit.mark
+                    f"{name} changes its series with the ranks", "compare all", span=visit.mark
                 )

@@ -16,7 +16,7 @@ def alert_object(context: Context) -> Iterator[Finding]:
     for subject in context.alerts:
         if context.tree(subject.expr) is None:
             continue
-        yields = context.flow(subject.expr).labels
+        yields = context.yields(subject.expr)
         identity = (yields.always | yields.maybe) - {"le", "quantile"}
         if not identity:
             continue
@@ -27,7 +27,8 @@ def alert_object(context: Context) -> Iterator[Finding]:
             for label in gotemplate.read(texts.get(name, "")).labels
         }
         if not (used if yields.open else used & identity):
+            best = min(yields.always & identity or identity)
             yield subject.finding(
                 "neither summary nor description names the affected object",
-                f"use one of {', '.join(sorted(identity))}, such as {{{{ $labels.{min(identity)} }}}}",
+                f"use one of {', '.join(sorted(identity))}, such as {{{{ $labels.{best} }}}}",
             )

@@ -19,7 +19,7 @@ def alert_template_labels(context: Context) -> Iterator[Finding]:
 
 
 def _missing(context: Context, subject: AlertSubject) -> Iterator[Finding]:
-    yields = context.flow(subject.expr).labels
+    yields = context.yields(subject.expr)
     if yields.open:
         return
     there = yields.always | yields.maybe

@@ -52,4 +52,9 @@ def _problem(unit: str, functions: tuple[str, ...]) -> str:
         return ""
     if unit in ("seconds", "ratio", "timestamp") and _WANTED[unit] not in functions:
         return f"with {functions[-1]}" if functions else "as a bare number"
-    return "" if functions else "as a bare number"
+    return "as a bare number" if not functions and not _whole(unit) else ""
+
+
+def _whole(unit: str) -> bool:
+    """Whether values of the unit are whole numbers, which need no function."""
+    return unit in ("requests", "events", "tokens", "number", "bool", "info", "flops")

@@ -17,7 +17,7 @@ def keep_labels(context: Context) -> Iterator[Finding]:
         root = context.tree(subject.expr)
         if root is None or not context.keep:
             continue
-        yields = context.flow(subject.expr).labels
+        yields = context.yields(subject.expr)
         if yields.open:
             continue
         read = [context.labels(name) for name in tree.main_names(root)]

@@ -21,9 +21,7 @@ def record_name(context: Context) -> Iterator[Finding]:
     for subject in context.records:
         name = subject.rule.record
         if context.families(name):
-            yield subject.finding(
-                f"{name} is a metric of an engine: recording it mixes two things", "rename it"
-            )
+            yield subject.finding(f"{name} is a metric of an engine, and recorded too", "rename it")
         elif name.startswith(DOCUMENTED):
             continue
         elif not _FORM.fullmatch(name) or name.partition(":")[0] in engines:

@@ -38,7 +38,7 @@ _CALLS = {
 
 @check("record-operation")
 def record_operation(context: Context) -> Iterator[Finding]:
-    """The operations in a recorded name are those of its expression: quantile, window, rate, max and so on."""
+    """The operations in a recorded name are those of its expression: quantile, window, rate, max, ..."""
     for subject in context.records:
         parts = subject.rule.record.split(":")
         if len(parts) != 3 or context.tree(subject.expr) is None:
@@ -71,7 +71,7 @@ def _own_quantiles(context: Context, expr: str) -> set[float]:
         if isinstance(node, Call) and node.func.name in ("histogram_quantile", "quantile_over_time"):
             found.add(tree.number(node.args[0]))
         elif isinstance(node, AggregateExpr) and tree.operator(node) == "quantile":
-            found.add(tree.number(node.param))
+            found.add(tree.number(node.param) if node.param else None)
     return {value for value in found if value is not None}
 
 
@@ -85,9 +85,7 @@ def _windows(context: Context, subject: RecordSubject, words: list[str]) -> Iter
     said = {found["window"] for word in words if (found := _WORD.match(word)) and found["window"]}
     if not said:
         return
-    used = _own_windows(context, subject.expr) or {
-        window for source in context.source_exprs(subject.expr) for window in _own_windows(context, source)
-    }
+    used = _windows_of(context, subject.expr, frozenset())
     wanted = {parse_duration(window) for window in said}
     if used and wanted != used:
         listed = ", ".join(format_duration(window) for window in sorted(used))
@@ -96,9 +94,16 @@ def _windows(context: Context, subject: RecordSubject, words: list[str]) -> Iter
         )
 
 
-def _own_windows(context: Context, expr: str) -> set[float]:
-    """The ranges, in seconds, that an expression itself looks back."""
-    return {selector.range for selector in context.selectors(expr) if selector.range}
+def _windows_of(context: Context, expr: str, seen: frozenset[str]) -> set[float]:
+    """The ranges, in seconds, that an expression looks back; where it has none, those of what it reads."""
+    read = context.selectors(expr)
+    own = {selector.range for selector in read if selector.range}
+    if own:
+        return own
+    below = [(one.name, rule.expr) for one in read for rule in context.recorded.get(one.name, ())]
+    return set().union(
+        *(_windows_of(context, text, seen | {name}) for name, text in below if name not in seen)
+    )
 
 
 def _operations(context: Context, subject: RecordSubject, words: list[str]) -> Iterator[Finding]:
@@ -108,6 +113,8 @@ def _operations(context: Context, subject: RecordSubject, words: list[str]) -> I
         found = _WORD.match(word)
         said = (found["name"] or found["plain"] or "") if found else ""
         wanted = _CALLS.get(said)
+        if said in ("ratio", "share") and context.unit(subject.expr) == "ratio":
+            continue
         if wanted and not wanted & calls:
             yield subject.finding(f"the name says {said}, the expression has none", "make them agree")
 

@@ -29,7 +29,7 @@ def record_order(context: Context) -> Iterator[Finding]:
                 group, position = place[id(maker)]
                 if group is here and position > index:
                     yield subject.finding(
-                        f"it reads {selector.name}, which its group makes only after it",
+                        f"it reads {selector.name}, which its group makes later",
                         f"move {maker.id} up",
                     )
                 elif order[id(group)] > order[id(here)]:

@@ -1,0 +1,1 @@
+"""Checks of dashboards: variables, panels, units, legends, and Grafana's own schema."""

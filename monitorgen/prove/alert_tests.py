@@ -1,0 +1,302 @@
+"""A scenario for each alert: calm, just under the threshold, over it, calm again, idle, with too little traffic.
+
+The scenario is found, not written: the alert's conditions are inverted into drives (see `solve`), the moment
+from which the condition holds is read off the samples, and everything that must follow is asked.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from monitorgen.build import Built, PlannedAlert
+from monitorgen.build.conditions import Condition
+from monitorgen.catalog import Family
+from monitorgen.prove.gotext import render_annotation
+from monitorgen.prove.meaning import LOOKBACK, Labels, Samples, Vector, edge_clear
+from monitorgen.prove.solve import (
+    CannotProvoke,
+    Drives,
+    beyond,
+    calm_drive,
+    family_names,
+    far_from,
+    idle_drive,
+    moves,
+    short_of,
+    solve,
+)
+from monitorgen.prove.unittests import Ask, Fires, UnitTest
+from monitorgen.prove.world import SAMPLE_INTERVAL, Drive, Gone, Recorder, Target, Where, sources_of, steps, targets
+from monitorgen.promql import selectors
+
+COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+# Evaluation intervals, from which an alert gets the largest that is a fifth of its `for` or less.
+STEPS = (600.0, 300.0, 120.0, 60.0, 30.0, 15.0, 10.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """So many seconds in which both targets do the same thing."""
+
+    name: str
+    seconds: float
+    subject: Drives
+    bystander: Drives
+
+
+class Scenario:
+    """Builds the unit test of one alert for one side of the renames (0: the newest names)."""
+
+    def __init__(self, built: Built, alert: PlannedAlert, side: int = 0) -> None:
+        self.built, self.alert, self.side = built, alert, side
+        self.plans = built.plans
+        self.conditions = (*alert.conditions, *alert.traffic)
+        self.subject, self.bystander = targets(built, alert.conditions[0].plan.engine)
+        self.families = self._families()
+        self.also = self._also()
+        self.raw: dict[int, tuple[Drives, bool]] = {}
+        hold = alert.rule.hold
+        self.step = next((s for s in STEPS if s <= hold / 5), STEPS[-1])
+        # Prometheus 2 and 3 may differ by one sample at a window's edge.
+        self.slack = self.step * math.ceil(SAMPLE_INTERVAL / self.step)
+
+    def _families(self) -> dict[str, Family]:
+        found: dict[str, Family] = {}
+        for condition in self.conditions:
+            for family in family_names(condition.plan, self.plans, self.built.catalogs):
+                found[family.name] = family
+        return found
+
+    def _also(self) -> dict[str, list[Where]]:
+        """Label values that the conditions select, so that such series exist even if no recording shows them."""
+        also: dict[str, list[Where]] = {}
+        for condition in self.conditions:
+            for source in sources_of(condition.plan, self.plans):
+                for family in source.families:
+                    also.setdefault(family.name, []).append(source.where)
+        return also
+
+    @property
+    def window(self) -> float:
+        """How far back anything looks that decides on this alert, in seconds."""
+        longest = LOOKBACK if self._loses_series() else 2 * SAMPLE_INTERVAL
+        for condition in self.conditions:
+            longest = max(longest, *self._windows(condition))
+        return longest
+
+    def _windows(self, condition: Condition) -> list[float]:
+        plan = condition.plan
+        if plan.kind == "expr":
+            ranges = [sel.range for sel in selectors(plan.expr)]
+            return [*ranges, 0.0, *(self.plans[use].window for use in plan.uses)]
+        if plan.kind == "gauge" and plan.spec.over is None:
+            return [0.0]
+        return [plan.window]
+
+    def _loses_series(self) -> bool:
+        return any(isinstance(d, Gone) for drives, _ in self.raw.values() for d in drives.values())
+
+    # Drives
+
+    def base(self) -> Drives:
+        """Every family calm; of renamed ones, only the side's name exists."""
+        drives: Drives = {name: calm_drive(family) for name, family in self.families.items()}
+        for condition in self.conditions:
+            for source in sources_of(condition.plan, self.plans):
+                names = [family.name for family in source.families]
+                chosen = names[min(self.side, len(names) - 1)]
+                drives.update({name: Gone() for name in names if name != chosen})
+        return drives
+
+    def drives(self, values: Mapping[int, float | None]) -> Drives:
+        """Drives under which condition number i reads values[i]; None stands for `well on the calm side`."""
+        result = self.base()
+        order = [*range(len(self.alert.conditions), len(self.conditions)), *range(len(self.alert.conditions))]
+        for number in order:
+            condition = self.conditions[number]
+            value = values.get(number)
+            if number in self.raw:
+                if value is not None:
+                    result.update(self.raw[number][0])
+                continue
+            wanted = far_from(condition) if value is None else value
+            result = solve(condition, wanted, result, self.plans, self.side)
+        return result
+
+    def find_raw(self) -> None:
+        """Find moves for the conditions on raw expressions. Raises CannotProvoke."""
+        for number, condition in enumerate(self.conditions):
+            if condition.plan.kind == "expr" and not condition.plan.uses:
+                self.raw[number] = self._raw_move(condition)
+
+    def _raw_move(self, condition: Condition) -> tuple[Drives, bool]:
+        families = family_names(condition.plan, self.plans, self.built.catalogs)
+        calm = {family.name: calm_drive(family) for family in families}
+        window = max([LOOKBACK, *self._windows(condition)]) + 4 * SAMPLE_INTERVAL
+        if self._holds(condition, calm, calm, calm, window):
+            raise CannotProvoke(f"{condition.plan.name} holds already while nothing happens")
+        for everywhere in (False, True):
+            for move in moves(families):
+                moved = {**calm, **move}
+                if self._holds(condition, calm, moved, moved if everywhere else calm, window):
+                    return move, everywhere
+        raise CannotProvoke(f"no change of {', '.join(f.name for f in families)} that was tried provokes it")
+
+    def _holds(self, condition: Condition, before: Drives, subject: Drives, bystander: Drives, window: float) -> bool:
+        recorder = Recorder()
+        for first, second in ((before, before), (subject, bystander)):
+            self._record(recorder, first, second, steps(window))
+        samples = Samples(recorder.courses, self.plans)
+        time = (recorder.length - 1) * SAMPLE_INTERVAL
+        return bool(compared(samples, condition, time))
+
+    # Time
+
+    def _record(self, recorder: Recorder, subject: Drives, bystander: Drives, count: int) -> None:
+        exports: list[tuple[Family, Target, Drive]] = []
+        for name, family in self.families.items():
+            if name in subject:
+                exports.append((family, self.subject, subject[name]))
+            if name in bystander:
+                exports.append((family, self.bystander, bystander[name]))
+        recorder.phase(exports, count, self.also)
+
+    def build(self) -> UnitTest:
+        """The unit test. Raises CannotProvoke where no drives were found."""
+        self.find_raw()
+        hold, window = self.alert.rule.hold, self.window
+        quiet = window + hold + 3 * self.slack
+        own = range(len(self.alert.conditions))
+        over = {number: beyond(self.conditions[number]) for number in range(len(self.conditions)) if number not in self.raw}
+        over.update(dict.fromkeys(self.raw, 1.0))
+        traffic = {n: v for n, v in over.items() if n not in own}
+        calm = self.drives(traffic)
+        fire = self.drives(over)
+        moved_everywhere = any(everywhere for _, everywhere in self.raw.values())
+        phases = [Phase("calm", window + 4 * self.slack, calm, calm)]
+        if self.side == 0:
+            for number in own:
+                if number not in self.raw:
+                    under = self.drives({**over, number: short_of(self.conditions[number])})
+                    phases.append(Phase(f"just not {self.conditions[number].plan.name}", quiet, under, calm))
+        phases.append(Phase("fire", max(window, hold) + hold + 6 * self.slack, fire, fire if moved_everywhere else calm))
+        if self.side == 0:
+            phases.append(Phase("over", window + 4 * self.slack, calm, calm))
+            if not self.raw:
+                idle = {**self.base()}
+                idle.update({n: idle_drive(f) for n, f in self.families.items() if not isinstance(idle[n], Gone)})
+                phases.append(Phase("idle", quiet, idle, calm))
+            for number in range(len(self.alert.conditions), len(self.conditions)):
+                thin = self.drives({**over, number: short_of(self.conditions[number])})
+                phases.append(Phase("too little traffic", quiet, thin, calm))
+        return self._ask(phases)
+
+    def _ask(self, phases: list[Phase]) -> UnitTest:
+        recorder = Recorder()
+        starts: list[tuple[Phase, float, float]] = []
+        for phase in phases:
+            start = recorder.length * SAMPLE_INTERVAL
+            self._record(recorder, phase.subject, phase.bystander, steps(phase.seconds))
+            starts.append((phase, start, recorder.length * SAMPLE_INTERVAL))
+        samples = Samples(recorder.courses, self.plans)
+        suffix = f" ({' and '.join(self._side_names())})" if self.side else ""
+        test = UnitTest(f"{self.alert.name}{suffix}", self.step, recorder.courses)
+        for phase, start, end in starts:
+            if phase.name == "fire":
+                self._ask_firing(test, samples, start, end)
+            else:
+                self._ask_silence(test, samples, phase.name, end)
+        return test
+
+    def _side_names(self) -> list[str]:
+        names = []
+        for condition in self.conditions:
+            for source in sources_of(condition.plan, self.plans):
+                if len(source.families) > self.side:
+                    names.append(source.families[self.side].name)
+        return list(dict.fromkeys(names))
+
+    def _ask_silence(self, test: UnitTest, samples: Samples, phase: str, end: float) -> None:
+        time = self._grid(end) - 2 * self.step
+        if evaluate_alert(samples, self.alert, time):
+            raise CannotProvoke(f"it holds where it should be silent ({phase})")
+        claim = {"calm": "silent while calm", "over": "resolved", "idle": "silent without traffic"}
+        expr = f'ALERTS{{alertname="{self.alert.name}"}}'
+        test.asks.append(Ask(self.alert.rule.id, claim.get(phase, f"silent: {phase}"), time, expr, ()))
+
+    def _ask_firing(self, test: UnitTest, samples: Samples, start: float, end: float) -> None:
+        alert, hold, item = self.alert, self.alert.rule.hold, self.alert.rule.id
+        first = self._grid(start)
+        while not evaluate_alert(samples, alert, first):
+            first += self.step
+            if first > end:
+                raise CannotProvoke("its conditions, met one by one, do not hold together")
+        severity = dict(alert.rule.labels)
+        steady = self._steady_time(max(start + self.window, first + self.slack + hold) + 2 * self.step, end)
+        expected = evaluate_alert(samples, alert, steady)
+        base = f'ALERTS{{alertname="{alert.name}", alertstate="firing"}}'
+        test.asks.append(Ask(item, "not before its `for`", first + hold - self.slack - self.step, base, ()))
+        state = {"alertname": alert.name, "alertstate": "firing", **severity}
+        firing = tuple(sorted((_merged(labels, state), 1.0) for labels in expected))
+        test.asks.append(Ask(item, "fires after its `for`", first + hold + self.slack, base, firing, name="ALERTS"))
+        rendered = tuple(
+            (_merged(labels, severity), _annotations(alert, labels, value)) for labels, value in sorted(expected.items())
+        )
+        test.fires.append(Fires(item, "labels and annotations", steady, alert.name, rendered))
+
+    def _steady_time(self, earliest: float, end: float) -> float:
+        windows = [w for condition in self.conditions for w in self._windows(condition) if w]
+        time = self._grid(earliest) + self.step
+        while not edge_clear(time, windows) and time + self.step < end:
+            time += self.step
+        return time
+
+    def _grid(self, time: float) -> float:
+        return math.floor(time / self.step) * self.step
+
+
+def _merged(labels: Labels, more: Mapping[str, str]) -> Labels:
+    return tuple(sorted({**dict(labels), **more}.items()))
+
+
+def _annotations(alert: PlannedAlert, labels: Labels, value: float) -> Labels:
+    """The rendered annotations. Raises CannotProvoke for template actions that are not known here."""
+    # Prometheus renders with the labels of the expression's result; the rule's own labels are not among them.
+    try:
+        return tuple((key, render_annotation(text, dict(labels), value)) for key, text in alert.rule.annotations)
+    except ValueError as error:
+        raise CannotProvoke(str(error)) from error
+
+
+def compared(samples: Samples, condition: Condition, time: float) -> Vector:
+    """The series of a condition's signal that meet it at `time`."""
+    holds = COMPARE[condition.op]
+    values = samples.value(condition.plan, condition.part, time)
+    return {key: value for key, value in values.items() if holds(value, condition.value)}
+
+
+def evaluate_alert(samples: Samples, alert: PlannedAlert, time: float) -> Vector:
+    """The series for which the alert's conditions hold together at `time`, with the first one's values."""
+    first, *others = (*alert.conditions, *alert.traffic)
+    result = compared(samples, first, time)
+    for other in others:
+        if not result:
+            break
+        names = set(first.plan.labels) & set(other.plan.labels)
+        present = {_only(key, names) for key in compared(samples, other, time)}
+        result = {key: value for key, value in result.items() if _only(key, names) in present}
+    return result
+
+
+def _only(labels: Labels, names: set[str]) -> Labels:
+    return tuple(pair for pair in labels if pair[0] in names)

@@ -1,0 +1,195 @@
+"""Simulated proofs: unit tests generated from a profile, run by promtool against a bundle's files.
+
+The tests belong to the profile; the rules and panels that they are run against may be any bundle's. So the
+same tests that prove a bundle catch what somebody changed in its files.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from monitorgen.build import Built, PlannedAlert
+from monitorgen.bundle import Bundle, RuleGroup
+from monitorgen.prove.alert_tests import Scenario
+from monitorgen.prove.focus import Rules, focused
+from monitorgen.prove.ledger import Ledger, Proof
+from monitorgen.prove.promtool import Failure, Promtool
+from monitorgen.prove.solve import CannotProvoke
+from monitorgen.prove.unittests import Ask, UnitTest, asked_expr, clock, quoted, render_file, substituted
+from monitorgen.prove.value_tests import value_tests
+from monitorgen.prove.world import sources_of
+from monitorgen.targets.prometheus import rule_files
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class TestPlan:
+    """All unit tests of a profile, and the reason for each item that got none."""
+
+    __test__ = False  # not a pytest class
+
+    tests: list[UnitTest]
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def plan_tests(built: Built) -> TestPlan:
+    """Generate the unit tests of a profile: values of all records and panels, a scenario for each alert."""
+    plan = TestPlan(value_tests(built))
+    for alert in built.alerts:
+        for side in range(_sides(alert, built)):
+            try:
+                plan.tests.append(Scenario(built, alert, side).build())
+            except CannotProvoke as error:
+                plan.reasons[alert.rule.id] = f"no scenario was found: {error}"
+    return plan
+
+
+def _sides(alert: PlannedAlert, built: Built) -> int:
+    sources = [s for c in (*alert.conditions, *alert.traffic) for s in sources_of(c.plan, built.plans)]
+    return max((len(source.families) for source in sources), default=1)
+
+
+def bound(tests: Iterable[UnitTest], bundle: Bundle) -> tuple[list[UnitTest], dict[str, str]]:
+    """The tests with each panel's query taken from `bundle`; items whose query is not there, with the reason."""
+    queries = {
+        (dashboard.panel_item(panel), query.ref_id): query.expr
+        for dashboard in bundle.dashboards
+        for panel in dashboard.panels
+        for query in panel.queries
+    }
+    missing: dict[str, str] = {}
+    result = []
+    for test in tests:
+        asks: list[Ask] = []
+        for ask in test.asks:
+            if not ask.query:
+                asks.append(ask)
+                continue
+            expr = queries.get((ask.item, ask.query))
+            if expr is None:
+                missing[ask.item] = f"the dashboard has no such panel with a query {ask.query}"
+                continue
+            asks.append(replace(ask, expr=substituted(expr, dict(ask.variables))))
+        result.append(UnitTest(test.name, test.step, test.courses, asks, test.fires))
+    return result, missing
+
+
+def test_files(tests: Iterable[UnitTest], groups: Iterable[RuleGroup], *, folder: str = "tests") -> dict[str, str]:
+    """Unit test files by name: one for the values, one for the alerts of each evaluation interval."""
+    grouped: dict[tuple[str, float], list[UnitTest]] = {}
+    for test in tests:
+        grouped.setdefault(("alerts" if test.fires else "values", test.step), []).append(test)
+    groups = list(groups)
+    rules = [f"../{file}" for file in rule_files(groups)]
+    names = [group.name for group in groups]
+    return {
+        f"{folder}/{kind}_{clock(step)}.yaml": render_file(chosen, rules, names, step)
+        for (kind, step), chosen in sorted(grouped.items())
+    }
+
+
+test_files.__test__ = False  # type: ignore[attr-defined]
+
+
+def simulate(
+    tests: TestPlan, bundle: Bundle, promtools: Iterable[Promtool], ledger: Ledger, *, progress: Progress | None = None
+) -> None:
+    """Run the tests against the rules and panels of `bundle` and enter what came back into the ledger."""
+    ready, missing = bound(tests.tests, bundle)
+    for item, reason in {**tests.reasons}.items():
+        ledger.unproven(item, "simulated", reason)
+    for item, reason in missing.items():
+        ledger.add([Proof(item, "simulated", "the panel is there", False, "the dashboard", answer=reason)])
+    tools = list(promtools)
+    if not tools:
+        for item in ledger.items:
+            ledger.unproven(item, "simulated", "promtool was not found; install Prometheus, or give --promtool")
+        return
+    rules = Rules(bundle)
+    with tempfile.TemporaryDirectory(prefix="monitorgen-") as name:
+        written = [(tests, _write(Path(name), number, tests, rules)) for number, tests in enumerate(_batches(ready))]
+        jobs = [(tool, tests, file) for tool in tools for tests, file in written]
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            answers = pool.map(lambda job: job[0].test_rules([job[2]]), jobs)
+            for done, ((tool, tests, _), (failures, trouble)) in enumerate(zip(jobs, answers, strict=True), 1):
+                if progress:
+                    progress(f"promtool {tool.version}: {tests[0].name}", done, len(jobs))
+                _enter(tests, failures, trouble, tool, ledger)
+
+
+def focus_on(tests: Iterable[UnitTest], items: set[str]) -> list[UnitTest]:
+    """The tests that say something of `items`, with nothing else in them."""
+    kept = []
+    for test in tests:
+        asks = [ask for ask in test.asks if ask.item in items]
+        fires = [fire for fire in test.fires if fire.item in items]
+        if asks or fires:
+            kept.append(UnitTest(test.name, test.step, test.courses, asks, fires))
+    return kept
+
+
+def _batches(tests: list[UnitTest]) -> list[list[UnitTest]]:
+    """Tests that can share a file of rules: each alert's scenarios, and each test of values."""
+    batches: dict[str, list[UnitTest]] = {}
+    for test in tests:
+        key = test.fires[0].alert if test.fires else test.name
+        batches.setdefault(key, []).append(test)
+    return list(batches.values())
+
+
+def _write(folder: Path, number: int, tests: list[UnitTest], rules: Rules) -> Path:
+    """Write a batch with exactly the rules and series that it needs; the test file's path."""
+    needed: dict[str, RuleGroup] = {}
+    small = []
+    for test in tests:
+        reduced, groups = focused(test, rules)
+        small.append(reduced)
+        for group in groups:
+            both = {id(rule) for rule in (*needed.get(group.name, group).rules, *group.rules)}
+            needed[group.name] = next(g for g in rules.subset(both) if g.name == group.name)
+    ordered = [needed[group.name] for group in rules.groups if group.name in needed]
+    files = rule_files(tuple(replace(group, file=f"{number}.rules.yaml") for group in ordered))
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    path = folder / f"{number}.test.yaml"
+    path.write_text(render_file(small, files, [group.name for group in ordered], tests[0].step), encoding="utf-8")
+    return path
+
+
+def _enter(tests: list[UnitTest], failures: list[Failure], trouble: str, tool: Promtool, ledger: Ledger) -> None:
+    """One proof for each item, claim and promtool: it holds unless promtool names it among its failures."""
+    source = f"promtool {tool.version}"
+    failed = {(f.test, f.subject, f.time): f.text for f in failures}
+    seen: set[tuple[str, str, str]] = set()
+    for test in tests:
+        for ask in test.asks:
+            key = (test.name, quoted(asked_expr(ask)), clock(ask.time))
+            text = failed.get(key, failed.get((test.name, _go_quoted(asked_expr(ask)), clock(ask.time))))
+            seen |= {key, (test.name, _go_quoted(asked_expr(ask)), clock(ask.time))}
+            ledger.add([_proof(ask.item, ask.claim, text, trouble, source, asked_expr(ask), clock(ask.time))])
+        for fire in test.fires:
+            key = (test.name, fire.alert, clock(fire.time))
+            seen.add(key)
+            ledger.add([_proof(fire.item, fire.claim, failed.get(key), trouble, source, fire.alert, clock(fire.time))])
+    for key, text in failed.items():
+        if key not in seen:
+            # A failure that cannot be laid at one item's door is laid at the test's: nothing is hidden.
+            for item in {i for t in tests if t.name == key[0] for i in t.items} or {i for t in tests for i in t.items}:
+                ledger.add([Proof(item, "simulated", key[0], False, source, key[1], text, key[2])])
+
+
+def _proof(item: str, claim: str, text: str | None, trouble: str, source: str, asked: str, when: str) -> Proof:
+    if trouble:
+        return Proof(item, "simulated", claim, False, source, asked, trouble, when)
+    return Proof(item, "simulated", claim, text is None, source, asked, text or "as expected", when)
+
+
+def _go_quoted(text: str) -> str:
+    """A string as Go's %q prints it, where that differs from JSON's: it keeps all printable characters."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,264 @@
+"""The values of every recording rule and panel query, on samples that move, beside values computed from the meaning.
+
+One scenario for the newest names, one for each older side of a rename, one with all names at once, and one
+where nothing is exported. Series differ from one another and change all the time, so that another label,
+matcher, window or quantile gives another number.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from monitorgen.build import Built, Plan
+from monitorgen.build.plan import Part
+from monitorgen.bundle import Dashboard, Panel, Query
+from monitorgen.catalog import Family
+from monitorgen.prove.meaning import Labels, Samples, Vector, edge_clear, rate
+from monitorgen.prove.solve import family_names
+from monitorgen.prove.unittests import Ask, UnitTest, ask_value, substituted
+from monitorgen.prove.world import SAMPLE_INTERVAL, Course, Recorder, Target, Where, label_sets, matches, sources_of, targets
+from monitorgen.promql import selectors
+
+STEP = 60.0
+PHASE_SAMPLES = 7  # 91 s: every window of minutes sees several phases
+# Grafana gives $__rate_interval at least four scrape intervals; here it is one fixed minute.
+RATE_INTERVAL = 60.0
+
+
+def value_tests(built: Built) -> list[UnitTest]:
+    """Unit tests of all recorded values and panel queries."""
+    tests = [_scenario(built, "values", built.plans, lambda plan, index: index == 0)]
+    renamed = {name: plan for name, plan in built.plans.items() if _sides(plan, built.plans) > 1}
+    if renamed:
+        most = max(_sides(plan, built.plans) for plan in renamed.values())
+        for side in range(1, most):
+            tests.append(
+                _scenario(built, f"values, older names ({side})", renamed, lambda plan, index, s=side: index == s)  # type: ignore[misc]
+            )
+        tests.append(_scenario(built, "values, old and new names at once", renamed, lambda plan, index: True))
+    tests.append(_nothing(built))
+    return tests
+
+
+def _sides(plan: Plan, plans: Mapping[str, Plan]) -> int:
+    return max((len(source.families) for source in sources_of(plan, plans)), default=1)
+
+
+def _scenario(built: Built, name: str, plans: Mapping[str, Plan], exported: object) -> UnitTest:
+    assert callable(exported)
+    with_uses = {n: p for n, p in built.plans.items() if n in plans or any(n in q.uses for q in plans.values())}
+    families = _families(built, with_uses, exported)
+    longest = max([*_windows(built, with_uses), RATE_INTERVAL])
+    count = int(longest / SAMPLE_INTERVAL) + 50
+    recorder = Recorder()
+    also = _selected(with_uses)
+    for engine in sorted({engine for engine, _ in families.values()}):
+        both = targets(built, engine)
+        subject = replace(both[0], engines=("0", "1"))
+        for family in [f for e, f in families.values() if e == engine]:
+            for target in (subject, both[1]):
+                _write(recorder, family, target, also.get(family.name, []), count)
+    recorder.length = count
+    _add_ups(recorder, built, families, count)
+    samples = Samples(recorder.courses, built.plans)
+    test = UnitTest(name, STEP, recorder.courses)
+    windows = [*_windows(built, with_uses), RATE_INTERVAL]
+    for time in _times(count, windows):
+        for plan in plans.values():
+            for part in plan.parts:
+                if plan.recorded:
+                    vector = samples.value(plan, part, time)
+                    test.asks.append(ask_value(f"record/{part.record}", f"its value ({name})", time, part.record, vector))
+    _ask_panels(test, built, plans, samples, _times(count, windows)[-1], name)
+    return test
+
+
+def _families(built: Built, plans: Mapping[str, Plan], exported: object) -> dict[str, tuple[str, Family]]:
+    """The families that exist in a scenario: name -> (engine of the job that exports it, family)."""
+    assert callable(exported)
+    found: dict[str, tuple[str, Family]] = {}
+    hidden: set[str] = set()
+    for plan in plans.values():
+        for source in plan.sources:
+            many = len(source.families) > 1
+            for index, family in enumerate(source.families):
+                if not many or exported(plan, index):
+                    found[family.name] = (plan.engine, family)
+                else:
+                    hidden.add(family.name)
+        for family in family_names(plan, built.plans, built.catalogs):
+            if family.name not in hidden and family.name != "up":
+                found.setdefault(family.name, (plan.engine, family))
+    return {name: hit for name, hit in sorted(found.items()) if name not in hidden}
+
+
+def _selected(plans: Mapping[str, Plan]) -> dict[str, list[Where]]:
+    also: dict[str, list[Where]] = {}
+    for plan in plans.values():
+        for source in plan.sources:
+            for family in source.families:
+                if source.where and source.where not in also.setdefault(family.name, []):
+                    also[family.name].append(source.where)
+    return also
+
+
+def _windows(built: Built, plans: Mapping[str, Plan]) -> list[float]:
+    found = {plan.window for plan in plans.values()}
+    for plan in plans.values():
+        if plan.kind == "expr":
+            found |= {sel.range for sel in selectors(plan.expr) if sel.range}
+    return sorted(found)
+
+
+def _times(count: int, windows: Iterable[float]) -> list[float]:
+    """Two moments on the evaluation grid, near the end, where Prometheus 2 and 3 agree."""
+    windows = list(windows)
+    grid = [
+        t * STEP
+        for t in range(int((count - 1) * SAMPLE_INTERVAL / STEP), 0, -1)
+        if edge_clear(t * STEP, windows) and (t * STEP) % SAMPLE_INTERVAL > 0.5
+    ]
+    return sorted([grid[0], grid[2]])
+
+
+def _write(recorder: Recorder, family: Family, target: Target, also: list[Where], count: int) -> None:
+    """Samples of a family on a target: growth or value changes every PHASE_SAMPLES; one counter resets."""
+    rng = random.Random(f"{family.name}|{target.model}")
+    recorder.length = 0
+    sets = label_sets(family, target, also)
+    for number, labels in enumerate(sets):
+        rates = [rng.randint(1, 40) / 8 for _ in range(count // PHASE_SAMPLES + 1)]
+        if family.type == "histogram":
+            _write_histogram(recorder, family, labels, rng, count)
+            continue
+        for phase, speed in enumerate(rates):
+            samples = min(PHASE_SAMPLES, count - phase * PHASE_SAMPLES)
+            if family.type == "counter":
+                course = recorder._course(family.name, labels)
+                if number == 0 and phase == len(rates) - 4:
+                    recorder._last[id(course)] = 0.0  # the process restarted
+                recorder._grow(family.name, labels, speed * SAMPLE_INTERVAL, samples)
+            else:
+                course = recorder._course(family.name, labels)
+                value = rng.randint(0, 1) if family.unit in ("bool", "ratio") else rng.randint(0, 99)
+                scale = rng.randint(1, 64) / 64 if family.unit == "ratio" else 1.0
+                course.values += [value * scale] * samples
+
+
+def _write_histogram(recorder: Recorder, family: Family, labels: dict[str, str], rng: random.Random, count: int) -> None:
+    edges = [*(repr(float(edge)) for edge in family.buckets), "+Inf"]
+    for phase in range(count // PHASE_SAMPLES + 1):
+        samples = min(PHASE_SAMPLES, count - phase * PHASE_SAMPLES)
+        running, total = 0.0, 0.0
+        for number, edge in enumerate(edges):
+            inside = rng.randint(0, 6)
+            running += inside
+            total += inside * (family.buckets[min(number, len(family.buckets) - 1)])
+            recorder._grow(f"{family.name}_bucket", {**labels, "le": edge}, running, samples)
+        recorder._grow(f"{family.name}_count", labels, running, samples)
+        recorder._grow(f"{family.name}_sum", labels, total, samples)
+
+
+def _add_ups(recorder: Recorder, built: Built, families: Mapping[str, object], count: int) -> None:
+    """`up` of all targets, one of them down, and of one target that answers but exports nothing."""
+    for job in built.bundle.scrape_jobs:
+        both = targets(built, job.engine)
+        ghost = {**dict(both[0].labels), "instance": "10.0.0.3:8000"}
+        for labels, value in ((dict(both[0].labels), 1.0), (dict(both[1].labels), 0.0), (ghost, 1.0)):
+            recorder.courses.append(Course("up", {**labels, "job": job.job}, [value] * count))
+
+
+def _nothing(built: Built) -> UnitTest:
+    """Nothing is exported: no rule invents a series, and `absent` sees it."""
+    test = UnitTest("nothing is exported", STEP, [])
+    samples = Samples([], built.plans)
+    for plan in built.plans.values():
+        for part in plan.parts:
+            if plan.recorded:
+                vector = samples.value(plan, part, STEP)
+                test.asks.append(ask_value(f"record/{part.record}", "nothing from nothing", STEP, part.record, vector))
+    _ask_panels(test, built, built.plans, samples, STEP, test.name)
+    return test
+
+
+# Panels
+
+
+def _ask_panels(
+    test: UnitTest, built: Built, plans: Mapping[str, Plan], samples: Samples, time: float, scenario: str
+) -> None:
+    for dashboard in built.bundle.dashboards:
+        for panel in dashboard.panels:
+            for query, plan, part in panel_queries(panel, built.plans):
+                if plan.name in plans:
+                    test.asks += _panel_asks(built, dashboard, panel, query, plan, part, samples, time, scenario)
+
+
+def panel_queries(panel: Panel, plans: Mapping[str, Plan]) -> list[tuple[Query, Plan, Part | None]]:
+    """The queries of a panel with the signal and part that each one shows; None for a heatmap's buckets."""
+    found: list[tuple[Query, Plan, Part | None]] = []
+    for query in panel.queries:
+        if panel.kind == "heatmap":
+            found.append((query, plans[panel.signal], None))
+            continue
+        shown = query.shows.split(".")
+        plan = plans[shown[0]]
+        found.append((query, plan, plan.part(shown[1])))
+    return found
+
+
+def _panel_asks(
+    built: Built,
+    dashboard: Dashboard,
+    panel: Panel,
+    query: Query,
+    plan: Plan,
+    part: Part | None,
+    samples: Samples,
+    time: float,
+    scenario: str,
+) -> list[Ask]:
+    """The query with every variable on All, and with one target chosen."""
+    subject = targets(built, plan.engine)[0]
+    identity = {**dict(subject.labels), "model_name": subject.model}
+    asks = []
+    everything = {label: ".+" for label in built.bundle.keep}
+    chosen = {label: identity.get(label, ".+") for label in built.bundle.keep}
+    for words, variables in (("all", everything), ("one target", chosen)):
+        vector = _panel_vector(query, plan, part, samples, time, variables)
+        ask = ask_value(dashboard.panel_item(panel), f"{words} ({scenario})", time, query.expr, vector)
+        asks.append(replace(ask, query=query.ref_id, variables=tuple(sorted(variables.items()))))
+    return asks
+
+
+def _panel_vector(
+    query: Query, plan: Plan, part: Part | None, samples: Samples, time: float, variables: Mapping[str, str]
+) -> Vector:
+    wanted: Where = tuple((label, (value,)) for label, value in variables.items() if value != ".+")
+    if part is None:
+        return _heatmap_vector(plan, samples, time, wanted)
+    if plan.recorded:
+        vector = samples.value(plan, part, time)
+        shown = [pair for pair in wanted if pair[0] in (*plan.labels, "job", "instance")]
+        return {key: value for key, value in vector.items() if matches(dict(key), tuple(shown))}
+    # A free expression has no meaning beside itself: the reference evaluator reads it as Grafana would send it.
+    return samples.evaluate(substituted(query.expr, variables), plan.uses, time)
+
+
+def _heatmap_vector(plan: Plan, samples: Samples, time: float, wanted: Where) -> Vector:
+    """Observations by bucket edge in the last minute; the newest name that has an edge speaks for it."""
+    assert plan.source is not None
+    result: dict[Labels, float] = {}
+    for family in plan.source.families:
+        sums: dict[Labels, float] = {}
+        for course in samples.by_name.get(f"{family.name}_bucket", ()):
+            if matches(course.labels, (*wanted, *plan.source.where)):
+                value = rate(course.values, time, RATE_INTERVAL)
+                if value is not None:
+                    key = (("le", course.labels["le"]),)
+                    sums[key] = sums.get(key, 0.0) + value * RATE_INTERVAL
+        for key, value in sums.items():
+            result.setdefault(key, value)
+    return result

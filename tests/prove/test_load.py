@@ -1,0 +1,169 @@
+"""The load generator: what it plans, what it measures against a server of our own, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from monitorgen.errors import InputError
+from monitorgen.prove.load import Arrival, LoadPlan, LoadReport, Outcome, loopback_address, run_load, send
+
+KINDS = {"completion", "chat", "disconnect", "bad_request", "unknown_model"}
+
+
+def test_a_plan_is_repeatable_and_mixed() -> None:
+    plan = LoadPlan(seconds=200, rate=5, burst_every=50, burst_size=7)
+    arrivals = plan.arrivals()
+    assert arrivals == plan.arrivals()
+    assert arrivals != LoadPlan(seconds=200, rate=5, burst_every=50, burst_size=7, seed=8).arrivals()
+    assert {a.kind for a in arrivals} == KINDS
+    times = [a.at for a in arrivals]
+    assert times == sorted(times)
+    assert 0 < times[0] <= times[-1] < 200
+    assert 850 < len(times) < 1200  # 200 s x 5/s, and three bursts of 7
+    assert [times.count(at) for at in (50.0, 100.0, 150.0)] == [7, 7, 7]
+    lengths = {len(a.prompt) for a in arrivals}
+    assert {16, 60, 180, 420, 700, 200} == lengths  # 200: short prompts behind the shared prefix
+    openings = [a.prompt[:192] for a in arrivals if len(a.prompt) >= 192]
+    most = max(openings.count(opening) for opening in set(openings))
+    assert 0.3 < most / len(arrivals) < 0.5
+
+
+def test_a_plan_is_bounded_in_number() -> None:
+    assert len(LoadPlan(seconds=60, rate=1000, max_requests=50).arrivals()) == 50
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"seconds": 1e5}, {"rate": 0}, {"max_in_flight": 0}])
+def test_a_load_without_bounds_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="a load lasts"):
+        LoadPlan(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://127.0.0.1:8000", ("127.0.0.1", 8000)),
+        ("http://localhost:8000/v1", ("127.0.0.1", 8000)),
+        ("http://127.8.0.1:1", ("127.8.0.1", 1)),
+        ("http://[::1]:8000", ("::1", 8000)),
+        ("http://10.0.0.1:8000", None),
+        ("http://example.org:8000", None),
+        ("http://127.0.0.1.example.org:80", None),
+        ("https://127.0.0.1:8000", None),
+        ("http://127.0.0.1", None),
+        ("http://127.0.0.1:99999", None),
+        ("", None),
+    ],
+)
+def test_load_goes_to_loopback_only(url: str, address: tuple[str, int] | None) -> None:
+    if address:
+        assert loopback_address(url) == address
+        return
+    with pytest.raises(InputError, match="loopback only"):
+        loopback_address(url)
+
+
+class Model(BaseHTTPRequestHandler):
+    """Streams as vLLM does: `max_tokens` chunks, 400 for a wrong number, 404 for another model."""
+
+    seen: list[dict[str, object]]
+    release: threading.Event
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.seen.append({"path": self.path, **body})
+        if body["model"] != "tiny" or body["max_tokens"] < 1:
+            self.send_error(404 if body["model"] != "tiny" else 400)
+            return
+        self.send_response(200)
+        self.end_headers()
+        try:
+            for _ in range(body["max_tokens"]):
+                self.wfile.write(b'data: {"choices": []}\n\n')
+                self.wfile.flush()
+            self.release.wait(5)
+            self.wfile.write(b"data: [DONE]\n\n")
+        except OSError:
+            return
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def model() -> Iterator[tuple[str, type[Model]]]:
+    handler = type("Mine", (Model,), {"seen": [], "release": threading.Event()})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", handler
+    handler.release.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_every_kind_is_sent_as_planned_and_measured(model: tuple[str, type[Model]]) -> None:
+    url, handler = model
+    handler.release.set()
+    told: list[float] = []
+    report = run_load(url, LoadPlan(seconds=0.6, rate=150, burst_every=0, seed=3), progress=told.append)
+    assert set(report.kinds) == KINDS
+    assert len(report.outcomes) + report.dropped == len(told)
+    by_kind = {kind: {o.status for o in report.outcomes if o.kind == kind} for kind in KINDS}
+    assert by_kind["bad_request"] == {400}
+    assert by_kind["unknown_model"] == {404}
+    assert by_kind["completion"] == by_kind["chat"] == by_kind["disconnect"] == {200}
+    assert {o.chunks for o in report.outcomes if o.kind == "disconnect"} == {3}
+    assert all(o.ttft is not None and o.ttft <= o.total for o in report.outcomes if o.status == 200)
+    assert 0 < report.ttft(0.5) <= report.ttft(0.99) < 5
+    assert not report.errors
+    assert not [body for body in handler.seen if "seed" in body]  # it kills some CPU servers
+    assert {body["path"] for body in handler.seen} == {"/v1/completions", "/v1/chat/completions"}
+    assert "200" in str(report)
+
+
+def test_what_exceeds_the_concurrency_is_dropped(model: tuple[str, type[Model]]) -> None:
+    url, handler = model
+    plan = LoadPlan(
+        seconds=0.3,
+        rate=100,
+        burst_every=0,
+        max_in_flight=2,
+        invalid_share=0,
+        disconnect_share=0,
+        max_tokens=(1,),
+    )
+    threading.Timer(0.5, handler.release.set).start()
+    report = run_load(url, plan)
+    assert len(report.outcomes) == 2
+    assert report.dropped == len(plan.arrivals()) - 2
+
+
+def test_a_load_can_be_stopped(model: tuple[str, type[Model]]) -> None:
+    url, _ = model
+    stop = threading.Event()
+    stop.set()
+    report = run_load(url, LoadPlan(seconds=3000, rate=1), stop=stop)
+    assert report.outcomes == ()
+    assert report.seconds < 5
+    assert math.isnan(report.ttft(0.5))
+
+
+def test_a_server_that_is_gone_is_an_outcome_not_an_exception() -> None:
+    outcome = send(("127.0.0.1", 1), Arrival(0.0, "completion", "x", 4), "tiny", 2.0)
+    assert (outcome.status, outcome.ttft, outcome.chunks) == (0, None, 0)
+    assert "refused" in outcome.error
+
+
+def test_quantiles_are_of_what_was_read_to_the_end() -> None:
+    outcomes = [Outcome("completion", 200, t / 10, float(t), 1) for t in range(1, 12)]
+    outcomes += [Outcome("disconnect", 200, 0.1, 99.0, 3), Outcome("bad_request", 400, None, 99.0, 0)]
+    report = LoadReport(tuple(outcomes), 0, 1.0)
+    assert report.e2e(0.5) == 6.0
+    assert report.e2e(0.9) == pytest.approx(10.0)
+    assert report.statuses == {200: 12, 400: 1}
