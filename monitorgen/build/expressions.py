@@ -146,7 +146,7 @@ def render_expressions(
             at = loaded.origin("signals", min(pending), "expr")
             raise InputError(f"the expressions of {circle} use each other in a circle", origin=at)
         for name in ready:
-            done[name] = _rendered(pending.pop(name), done, wants[name], loaded, catalogs, environ)
+            done[name] = _rendered(pending.pop(name), done, wants[name], loaded, catalogs)
     return {name: done[name] for name in plans if name in done}
 
 
@@ -166,7 +166,7 @@ def reference_text(plan: Plan, part: Part) -> str:
 
 
 def _rendered(
-    plan: Plan, done: Mapping[str, Plan], uses: set[str], loaded: Loaded, catalogs: Catalogs, environ: object
+    plan: Plan, done: Mapping[str, Plan], uses: set[str], loaded: Loaded, catalogs: Catalogs
 ) -> Plan:
     from monitorgen.build.jinja import job_names, render
 
@@ -179,7 +179,7 @@ def _rendered(
     names["absent_jobs"] = lambda engine: " or ".join(
         f"absent({selector('up', [('job', (job,))])})" for job in jobs.get(engine) or _no_job(engine, at)
     )
-    text = " ".join(render(environ, plan.spec.expr, names, at).split())
+    text = " ".join(render(plan.spec.expr, names, at).split())
     check_parses(text, at)
     records = {part.record: other for other in done.values() for part in other.parts}
     labels = expression_labels(text, records, catalogs, loaded, at)

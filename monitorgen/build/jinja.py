@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, UndefinedError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, meta
 from jinja2.sandbox import SandboxedEnvironment
 
 from monitorgen.bundle import Origin
@@ -36,6 +35,11 @@ def environment() -> SandboxedEnvironment:
     return environ
 
 
+@lru_cache(maxsize=512)
+def _compiled(text: str) -> Template:
+    return environment().from_string(text)
+
+
 def used_names(environ: SandboxedEnvironment, text: str, at: Origin) -> set[str]:
     """The names that a template uses. Raises InputError where it does not parse."""
     try:
@@ -44,12 +48,12 @@ def used_names(environ: SandboxedEnvironment, text: str, at: Origin) -> set[str]
         raise InputError(f"not a valid template: {error}", origin=at) from error
 
 
-def render(environ: Any, text: str, names: Mapping[str, object], at: Origin) -> str:
+def render(text: str, names: Mapping[str, object], at: Origin) -> str:
     """Render a template. Raises InputError for undefined names and for what the sandbox forbids."""
     if "[[" not in text and "[%" not in text:
         return text
     try:
-        result: str = environ.from_string(text).render(names)
+        result: str = _compiled(text).render(names)
     except UndefinedError as error:
         known = ", ".join(sorted(names))
         raise InputError(f"the template uses a name that is not defined: {error}", origin=at, hint=known) from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from monitorgen.build.conditions import Condition, join, parse_conditions
 from monitorgen.build.expressions import part_expr
-from monitorgen.build.jinja import environment, render
+from monitorgen.build.jinja import render
 from monitorgen.build.plan import Plan
 from monitorgen.bundle import AlertRule, Origin, RecordingRule, RuleGroup, Runbook, pairs
 from monitorgen.catalog.units import UNITS
@@ -105,10 +105,9 @@ def _alert(
 ) -> PlannedAlert:
     origin = loaded.origin("alerts", name)
     thresholds = {key: str(value) for key, value in loaded.profile.thresholds.items()}
-    environ = environment()
 
     def prose(key: str, text: str) -> str:
-        return " ".join(render(environ, text, thresholds, loaded.origin("alerts", name, key)).split())
+        return " ".join(render(text, thresholds, loaded.origin("alerts", name, key)).split())
 
     annotations = {
         "summary": prose("summary", spec.summary),
@@ -166,7 +165,6 @@ def runbooks(alerts: Iterable[PlannedAlert], loaded: Loaded) -> tuple[Runbook, .
     from importlib.resources import files
 
     template = (files("monitorgen.templates") / "runbook.md.j2").read_text(encoding="utf-8")
-    environ = environment()
     pages = []
     for alert in alerts:
         names = {
@@ -183,5 +181,5 @@ def runbooks(alerts: Iterable[PlannedAlert], loaded: Loaded) -> tuple[Runbook, .
             "units": UNITS,
             "words": _WORDS,
         }
-        pages.append(Runbook(alert.name, render(environ, template, names, alert.origin)))
+        pages.append(Runbook(alert.name, render(template, names, alert.origin)))
     return tuple(pages)

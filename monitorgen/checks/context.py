@@ -364,13 +364,17 @@ class Context:
             self._recorded_units[name] = yields or rule.unit
         return self._recorded_units[name]
 
-    def source_exprs(self, expr: str, _seen: frozenset[str] = frozenset()) -> Iterator[str]:
-        """The expression, and those of the recorded metrics that it reads, all the way down."""
-        yield expr
-        for selector in self.selectors(expr):
-            if selector.name in self.recorded and selector.name not in _seen:
-                for rule in self.recorded[selector.name]:
-                    yield from self.source_exprs(rule.expr, _seen | {selector.name})
+    def source_exprs(self, expr: str) -> Iterator[str]:
+        """The expression, and those of the recorded metrics that it reads, all the way down, each once."""
+        seen = {expr}
+        todo = [expr]
+        while todo:
+            here = todo.pop()
+            yield here
+            for selector in self.selectors(here):
+                below = {rule.expr for rule in self.recorded.get(selector.name, ())} - seen
+                seen |= below
+                todo += sorted(below)
 
 
 _OPEN_LABELS = Labels(frozenset(), frozenset(), True)

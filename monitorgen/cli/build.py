@@ -22,14 +22,15 @@ def build(
     """Write the bundle of a profile: rules, alerts, scrape config, dashboards, runbooks and unit tests."""
     from monitorgen.build import build as build_bundle
     from monitorgen.profile import load_profile
-    from monitorgen.targets import compare, render, write
+    from monitorgen.prove.files import profile_files
+    from monitorgen.targets.writer import compare, write
 
     loaded = load_profile(profile or "optimized", config=config, sets=sets)
     built = build_bundle(loaded)
-    files = render(built)
+    files, about = profile_files(built)
     out = out or Path("dist") / loaded.name
     if compare_only:
-        differences = compare(files, out)
+        differences = compare(files, out, about=about)
         for difference in differences:
             click.echo(str(difference))
         if differences:
@@ -37,7 +38,7 @@ def build(
             raise SystemExit(1)
         click.echo(f"{out} is what the profile {loaded.name} gives ({len(files)} files)")
         return
-    write(files, out, force=force)
+    write(files, out, about=about, force=force)
     bundle = built.bundle
     panels = sum(1 for dashboard in bundle.dashboards for _ in dashboard.panels)
     click.echo(

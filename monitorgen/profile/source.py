@@ -64,8 +64,9 @@ def parse_document(raw: bytes, name: str) -> Document:
         ) from error
     document = Document(data=None, file=name)
     try:
+        depth = 0
         for event in yaml.parse(text, Loader=_LOADER):
-            _refuse_event(event, name)
+            depth = _refuse_event(event, name, depth)
         node = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -74,36 +75,39 @@ def parse_document(raw: bytes, name: str) -> Document:
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"not valid YAML: {error}", origin=Origin(name)) from error
     if node is not None:
-        document.data = _build(node, (), document, 0)
+        document.data = _build(node, (), document)
     return document
 
 
-def _refuse_event(event: Any, name: str) -> None:
-    """Refuse aliases and anchors as events, before anything is expanded."""
+def _refuse_event(event: Any, name: str, depth: int) -> int:
+    """Refuse aliases, anchors and deep nesting as events, before anything is expanded; the new depth."""
     mark = event.start_mark
     origin = Origin(name, mark.line + 1, mark.column + 1) if mark else Origin(name)
     if isinstance(event, yaml.AliasEvent):
         raise InputError(f"the alias *{event.anchor} is not allowed", origin=origin, hint="write the value out")
     if getattr(event, "anchor", None):
         raise InputError(f"the anchor &{event.anchor} is not allowed", origin=origin, hint="write the value out")
+    if isinstance(event, yaml.CollectionStartEvent):
+        depth += 1
+        if depth > MAX_DEPTH:  # libyaml's composer recurses in C and would overflow the stack
+            raise InputError(f"nested deeper than {MAX_DEPTH} levels", origin=origin)
+    return depth - isinstance(event, yaml.CollectionEndEvent)
 
 
-def _build(node: Any, path: KeyPath, document: Document, depth: int) -> Any:
+def _build(node: Any, path: KeyPath, document: Document) -> Any:
     mark = node.start_mark
     here = Origin(document.file, mark.line + 1, mark.column + 1, dotted(path))
     document.origins.setdefault(path, here)
-    if depth > MAX_DEPTH:
-        raise InputError(f"nested deeper than {MAX_DEPTH} levels", origin=here)
     if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.endswith(("binary", "set", "omap", "python")):
         raise InputError(f"the tag {node.tag} is not allowed", origin=here)
     if isinstance(node, yaml.MappingNode):
-        return _build_mapping(node, path, document, depth)
+        return _build_mapping(node, path, document)
     if isinstance(node, yaml.SequenceNode):
-        return [_build(child, (*path, index), document, depth + 1) for index, child in enumerate(node.value)]
+        return [_build(child, (*path, index), document) for index, child in enumerate(node.value)]
     return _scalar(node, here)
 
 
-def _build_mapping(node: Any, path: KeyPath, document: Document, depth: int) -> dict[str, Any]:
+def _build_mapping(node: Any, path: KeyPath, document: Document) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         mark = key_node.start_mark
@@ -116,7 +120,7 @@ def _build_mapping(node: Any, path: KeyPath, document: Document, depth: int) -> 
         if key in result:
             raise InputError(f"the key {key!r} stands here twice", origin=here, hint="remove one of them")
         document.origins[(*path, key)] = Origin(document.file, mark.line + 1, mark.column + 1, dotted((*path, key)))
-        result[key] = _build(value_node, (*path, key), document, depth + 1)
+        result[key] = _build(value_node, (*path, key), document)
     return result
 
 

@@ -170,7 +170,7 @@ class _Walk:
             place = (node.start, node.end)
             self.problem("impossible-branch", f"the matchers of {label!r} exclude each other", place)
             del values[label]
-        return _State(labels, values)
+        return _State(labels, {label: allowed for label, allowed in values.items() if allowed != {""}})
 
     def aggregation(self, node: Node, expr: ast.AggregateExpr, functions: tuple[str, ...]) -> _State:
         name = function_of(expr)
@@ -363,11 +363,13 @@ def _absent(node: Node) -> _State:
         node = node.children[0]
     if not isinstance(node.expr, ast.VectorSelector | ast.MatrixSelector):
         return _State()
-    matchers = [m for m in selector_of(node, ()).matchers if m.name != NAME]
-    named = [m.name for m in matchers]
-    fixed = {
-        m.name: frozenset({m.value}) for m in matchers if m.op == "=" and m.value and named.count(m.name) == 1
-    }
+    fixed: dict[str, frozenset[str]] = {}
+    for matcher in selector_of(node, ()).matchers:
+        if matcher.op == "=" and matcher.name not in (*fixed, NAME):
+            fixed[matcher.name] = frozenset({matcher.value} - {""})
+        else:  # a later matcher of the same label takes it away
+            fixed[matcher.name] = _NONE
+    fixed = {label: values for label, values in fixed.items() if values}
     return _State(Labels(frozenset(fixed)), fixed)
 
 

@@ -98,7 +98,7 @@ def _refused(tokens: Sequence[Token], index: int, inside: str) -> str:
     if token.kind == "string" and inside == "{" and not before.is_op("=", "!=", "=~", "!~"):
         return "a quoted name: Prometheus 2.42 knows no UTF-8 names"
     if token.kind == "ident":
-        if inside == "{" and token.is_word("or"):
+        if inside == "{" and token.is_word("or") and before.kind == "string":
             return "`or` between matchers: only VictoriaMetrics knows it"
         if token.is_word("fill", "fill_left", "fill_right") and index + 1 < len(tokens):
             return "a fill modifier: Prometheus lacks it" if tokens[index + 1].is_op("(") else ""

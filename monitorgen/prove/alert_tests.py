@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from monitorgen.build import Built, PlannedAlert
 from monitorgen.build.conditions import Condition
 from monitorgen.catalog import Family
+from monitorgen.promql import selectors
 from monitorgen.prove.gotext import render_annotation
 from monitorgen.prove.meaning import LOOKBACK, Labels, Samples, Vector, edge_clear
 from monitorgen.prove.solve import (
@@ -29,8 +30,17 @@ from monitorgen.prove.solve import (
     solve,
 )
 from monitorgen.prove.unittests import Ask, Fires, UnitTest
-from monitorgen.prove.world import SAMPLE_INTERVAL, Drive, Gone, Recorder, Target, Where, sources_of, steps, targets
-from monitorgen.promql import selectors
+from monitorgen.prove.world import (
+    SAMPLE_INTERVAL,
+    Drive,
+    Gone,
+    Recorder,
+    Target,
+    Where,
+    sources_of,
+    steps,
+    targets,
+)
 
 COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from monitorgen.bundle import AlertRule, Bundle, RecordingRule, Rule, RuleGroup
-from monitorgen.prove.unittests import UnitTest
 from monitorgen.promql import PromQLError, selectors
+from monitorgen.prove.unittests import UnitTest
 
 
 class Rules:

@@ -13,9 +13,9 @@ from typing import TypeAlias
 
 from monitorgen.build import Plan
 from monitorgen.build.plan import Part, Source
+from monitorgen.promql import selectors
 from monitorgen.prove.reference import Series, Storage, evaluate
 from monitorgen.prove.world import SAMPLE_INTERVAL, Course, Where, matches
-from monitorgen.promql import selectors
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 Vector: TypeAlias = dict[Labels, float]

@@ -15,8 +15,8 @@ from monitorgen.build.conditions import Condition
 from monitorgen.build.plan import Source
 from monitorgen.catalog import Catalog, Family
 from monitorgen.catalog.units import UNITS
-from monitorgen.prove.world import Counter, Drive, Gauge, Gone, Histogram
 from monitorgen.promql import selectors
+from monitorgen.prove.world import Counter, Drive, Gauge, Gone, Histogram
 
 # How far from the threshold "just above" and "just under" are: every change of a threshold by more is noticed.
 MARGIN = 0.02
@@ -200,11 +200,15 @@ def _bisect(attempt: object, wanted: float) -> Drives | None:
             continue
         if previous is not None and min(previous[1], y) <= wanted <= max(previous[1], y) and previous[1] != y:
             low, high = previous, (x, y)
-            for _ in range(60):
-                middle = (low[0] + high[0]) / 2
+            for turn in range(60):
+                # Most expressions are linear in one signal: the straight line hits at once, halving is the fallback.
+                straight = low[0] + (wanted - low[1]) * (high[0] - low[0]) / (high[1] - low[1])
+                middle = straight if turn % 2 == 0 else (low[0] + high[0]) / 2
                 value, drives = attempt(middle)
                 if value is None:
                     return None
+                if abs(value - wanted) <= 1e-6 * abs(wanted):
+                    return dict(drives)
                 if (value < wanted) == (low[1] < wanted):
                     low = (middle, value)
                 else:

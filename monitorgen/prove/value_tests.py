@@ -15,11 +15,21 @@ from monitorgen.build import Built, Plan
 from monitorgen.build.plan import Part
 from monitorgen.bundle import Dashboard, Panel, Query
 from monitorgen.catalog import Family
+from monitorgen.promql import selectors
 from monitorgen.prove.meaning import Labels, Samples, Vector, edge_clear, rate
 from monitorgen.prove.solve import family_names
 from monitorgen.prove.unittests import Ask, UnitTest, ask_value, substituted
-from monitorgen.prove.world import SAMPLE_INTERVAL, Course, Recorder, Target, Where, label_sets, matches, sources_of, targets
-from monitorgen.promql import selectors
+from monitorgen.prove.world import (
+    SAMPLE_INTERVAL,
+    Course,
+    Recorder,
+    Target,
+    Where,
+    label_sets,
+    matches,
+    sources_of,
+    targets,
+)
 
 STEP = 60.0
 PHASE_SAMPLES = 7  # 91 s: every window of minutes sees several phases
@@ -224,7 +234,7 @@ def _panel_asks(
     subject = targets(built, plan.engine)[0]
     identity = {**dict(subject.labels), "model_name": subject.model}
     asks = []
-    everything = {label: ".+" for label in built.bundle.keep}
+    everything = dict.fromkeys(built.bundle.keep, ".+")
     chosen = {label: identity.get(label, ".+") for label in built.bundle.keep}
     for words, variables in (("all", everything), ("one target", chosen)):
         vector = _panel_vector(query, plan, part, samples, time, variables)

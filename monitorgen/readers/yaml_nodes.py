@@ -1,8 +1,8 @@
 """YAML as nodes that know their place; what makes YAML dangerous or ambiguous is refused.
 
-Aliases (a few lines of them make gigabytes), duplicate keys (parsers disagree which one holds), tags and deep
-nesting are errors. Scalars are read as text: what a rule file means by `1`, its reader decides. The tree is built
-from the parser's events, so nothing here recurses.
+Aliases (a few lines of them make gigabytes), duplicate keys (parsers disagree which one holds), tags and
+deep nesting are errors. Scalars are read as text: what a rule file means by `1`, its reader decides. The tree
+is built from the parser's events, so nothing here recurses.
 """
 
 from __future__ import annotations

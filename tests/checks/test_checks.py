@@ -153,15 +153,14 @@ def _rule(words: dict[str, Any]) -> Rule:
     )
 
 
-def _variation(words: dict[str, Any], base: str) -> dict[str, Any]:
-    """One of several rules: its own words over the healthy one of its kind."""
-    return dict(_merged({base: words})[base])
+def _variations(spec: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """More rules of a kind: their own words over the healthy one."""
+    return [_merged({kind: words})[kind] for words in spec.get(f"{kind}s", ())]
 
 
 def _groups(spec: dict[str, Any]) -> tuple[RuleGroup, ...]:
-    rules = [spec["record"], *spec.get("records", ())]
-    rules = [_rule(_variation(one, "record")) for one in rules if one]
-    alerts = [_rule(_variation(one, "alert")) for one in [spec["alert"], *spec.get("alerts", ())] if one]
+    rules = [_rule(one) for one in (spec["record"], *_variations(spec, "record"))]
+    alerts = [_rule(one) for one in (spec["alert"], *_variations(spec, "alert"))]
     groups = [RuleGroup("toy.recording", tuple(rules), file="r.yaml", origin=_ORIGIN, **spec["group"])]
     groups.append(RuleGroup("toy.alerts", tuple(alerts), file="a.yaml", origin=_ORIGIN, **spec["group"]))
     for extra in spec.get("groups", ()):

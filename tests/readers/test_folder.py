@@ -36,8 +36,8 @@ LONG = (
 )
 RECORD = RecordingRule("a:b:c", LONG, labels=(("k", "v"),), signal="s", part="p90", unit="seconds", help="h")
 ALERT = AlertRule(
-    "Down", "up == 0", hold=90.0, labels=(("severity", "critical"),), annotations=(("summary", "é\n{{ x }}"),),
-    signals=("up", "s"),
+    "Down", "up == 0", hold=90.0, labels=(("severity", "critical"),),
+    annotations=(("summary", "é\n{{ x }}"),), signals=("up", "s"),
 )  # fmt: skip
 BUNDLE = Bundle(
     name="chat",
@@ -172,7 +172,8 @@ dashboards = st.builds(
 )  # fmt: skip
 jobs = st.builds(
     ScrapeJob, job=texts.filter(bool), targets=st.lists(texts, max_size=2).map(tuple), engine=texts,
-    interval=seconds.filter(bool), timeout=seconds.filter(bool), metrics_path=texts.filter(bool), labels=label_pairs,
+    interval=seconds.filter(bool), timeout=seconds.filter(bool),
+    metrics_path=texts.filter(bool), labels=label_pairs,
 )  # fmt: skip
 bundles = st.builds(
     Bundle,

@@ -24,7 +24,7 @@ def threshold_resolution(context: Context) -> Iterator[Finding]:
                 )
 
 
-def _lowest(context: Context, expr: str) -> list[float]:
+def _lowest(context: Context, expr: str, seen: frozenset[str] = frozenset()) -> list[float]:
     """The lowest edges of the histograms whose quantile the expression is; nothing for others."""
     root = context.tree(expr)
     if root is None:
@@ -32,7 +32,8 @@ def _lowest(context: Context, expr: str) -> list[float]:
     node = tree.bare(root)
     name = str(getattr(node, "name", ""))
     if name in context.recorded:
-        return [edge for rule in context.recorded[name] for edge in _lowest(context, rule.expr)]
+        rules = context.recorded[name] if name not in seen else ()
+        return [edge for rule in rules for edge in _lowest(context, rule.expr, seen | {name})]
     if tree.called(node) != "histogram_quantile":
         return []
     families = [context.family(name) for name in tree.names(node)]
