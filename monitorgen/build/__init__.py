@@ -36,7 +36,9 @@ def load_catalogs(loaded: Loaded) -> Catalogs:
         try:
             found = in_range(engine, spec)
         except InputError as error:
-            raise InputError(error.message, origin=loaded.origin("engines", engine), hint=error.hint) from error
+            raise InputError(
+                error.message, origin=loaded.origin("engines", engine), hint=error.hint
+            ) from error
         if not found:
             raise InputError(
                 f"no catalog of {engine} lies in {spec!r}",

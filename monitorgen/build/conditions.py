@@ -59,7 +59,9 @@ def parse_conditions(
         match = _COMPARISON.fullmatch(piece)
         if match is None:
             raise InputError(
-                f"{piece!r} is not a condition", origin=at, hint="write SIGNAL[.PART] > THRESHOLD, joined by and"
+                f"{piece!r} is not a condition",
+                origin=at,
+                hint="write SIGNAL[.PART] > THRESHOLD, joined by and",
             )
         name = match["signal"]
         if name in dormant:
@@ -74,14 +76,20 @@ def _condition(plan: Plan, match: re.Match[str], loaded: Loaded, at: Origin) -> 
     part = plan.part(match["part"] or "")
     if part is None:
         names = ", ".join(f"{plan.name}.{p.name}" for p in plan.parts)
-        wrong = f"{plan.name} has no part {match['part']!r}" if match["part"] else f"{plan.name} has several parts"
+        wrong = (
+            f"{plan.name} has no part {match['part']!r}"
+            if match["part"]
+            else f"{plan.name} has several parts"
+        )
         raise InputError(wrong, origin=at, hint=f"there is {names}")
     value, threshold = match["value"], ""
     quantity: Quantity
     if value in loaded.profile.thresholds:
         threshold, quantity = value, loaded.threshold(value)
     elif re.fullmatch(r"[a-z][a-z0-9_]*", value):
-        raise InputError(f"unknown threshold {value!r}", origin=at, hint=_near(value, loaded.profile.thresholds))
+        raise InputError(
+            f"unknown threshold {value!r}", origin=at, hint=_near(value, loaded.profile.thresholds)
+        )
     else:
         try:
             quantity = parse_quantity(value)

@@ -19,7 +19,11 @@ GREEN, ORANGE, RED = "green", "orange", "red"
 
 
 def dashboard(
-    plans: Mapping[str, Plan], alerts: Iterable[PlannedAlert], loaded: Loaded, name: str, dormant: dict[str, str]
+    plans: Mapping[str, Plan],
+    alerts: Iterable[PlannedAlert],
+    loaded: Loaded,
+    name: str,
+    dormant: dict[str, str],
 ) -> tuple[Dashboard, ...]:
     """The dashboard, or nothing where the profile has no rows."""
     profile = loaded.profile
@@ -51,7 +55,11 @@ def dashboard(
 
 class _Builder:
     def __init__(
-        self, plans: Mapping[str, Plan], alerts: tuple[PlannedAlert, ...], loaded: Loaded, dormant: dict[str, str]
+        self,
+        plans: Mapping[str, Plan],
+        alerts: tuple[PlannedAlert, ...],
+        loaded: Loaded,
+        dormant: dict[str, str],
     ) -> None:
         self.plans, self.alerts, self.loaded, self.dormant = plans, alerts, loaded, dormant
         self.titles: dict[str, Origin] = {}
@@ -68,7 +76,9 @@ class _Builder:
             raise InputError(f"one panel has one unit, these have {', '.join(sorted(units))}", origin=at)
         title = spec.title or plan.spec.title or plan.name.replace("_", " ").capitalize()
         if title in self.titles:
-            raise InputError(f"two panels have the title {title!r}", origin=at, hint="give one a title of its own")
+            raise InputError(
+                f"two panels have the title {title!r}", origin=at, hint="give one a title of its own"
+            )
         self.titles[title] = at
         unit = live[0][1][0].unit
         common = {
@@ -107,7 +117,9 @@ class _Builder:
             return plan, plan.parts
         part = plan.part(wanted)
         if part is None:
-            raise InputError(f"{name} has no part {wanted!r}", origin=at, hint=", ".join(p.name for p in plan.parts))
+            raise InputError(
+                f"{name} has no part {wanted!r}", origin=at, hint=", ".join(p.name for p in plan.parts)
+            )
         return plan, (part,)
 
     def _shown_labels(self, plan: Plan, expr: str) -> tuple[str, ...]:
@@ -153,7 +165,9 @@ class _Builder:
             raise InputError(f"{plan.name} is no histogram: a heatmap needs buckets", origin=at)
         branches = []
         for family in plan.source.families:
-            series = add_matchers(selector(f"{family.name}_bucket", plan.source.where), self._matchers(plan.labels))
+            series = add_matchers(
+                selector(f"{family.name}_bucket", plan.source.where), self._matchers(plan.labels)
+            )
             branches.append(by("sum", ["le"], f"increase({series}[$__rate_interval])"))
         query = Query(expr=" or ".join(branches), legend="{{le}}", format="heatmap")
         return Panel(queries=(query,), kind="heatmap", unit=UNITS[plan.unit].grafana[0], **common)  # type: ignore[arg-type]
@@ -173,7 +187,9 @@ class _Builder:
             if found.get((side, first.value)) != RED:
                 found[side, first.value] = color
         above = sorted((value, color) for (side, value), color in found.items() if side == ">")
-        below = sorted(((value, color) for (side, value), color in found.items() if side == "<"), reverse=True)
+        below = sorted(
+            ((value, color) for (side, value), color in found.items() if side == "<"), reverse=True
+        )
         if above and below:
             below = []  # Grafana's steps rise only; the alert above is drawn, the other is in the rules.
         if below:
@@ -189,7 +205,9 @@ class _Builder:
         """datasource, then one variable for each kept label."""
         anchors = self._anchors()
         source = anchors[0] if len(anchors) == 1 else f'{{__name__=~"{"|".join(anchors)}"}}'
-        result = [Variable("datasource", kind="datasource", label="Data source", query="prometheus", datasource="")]
+        result = [
+            Variable("datasource", kind="datasource", label="Data source", query="prometheus", datasource="")
+        ]
         earlier: list[str] = []
         for label in self.loaded.profile.labels.keep:
             matchers = ", ".join(f'{e}=~"${e}"' for e in earlier)

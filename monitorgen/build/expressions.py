@@ -172,7 +172,8 @@ def _rendered(
 
     at = loaded.origin("signals", plan.name, "expr")
     names: dict[str, object] = {
-        use: Reference(done[use], {p.record: reference_text(done[use], p) for p in done[use].parts}) for use in uses
+        use: Reference(done[use], {p.record: reference_text(done[use], p) for p in done[use].parts})
+        for use in uses
     }
     jobs = job_names(loaded)
     names["job_matcher"] = lambda engine: matcher("job", jobs.get(engine) or _no_job(engine, at))
@@ -198,7 +199,9 @@ def _rendered(
 
 
 def _no_job(engine: str, at: Origin) -> tuple[str, ...]:
-    raise InputError(f"no scrape job runs the engine {engine!r}", origin=at, hint=f"add one with engine: {engine}")
+    raise InputError(
+        f"no scrape job runs the engine {engine!r}", origin=at, hint=f"add one with engine: {engine}"
+    )
 
 
 def check_parses(text: str, at: Origin) -> None:
@@ -221,13 +224,15 @@ def expression_labels(
             known[sel.name] = frozenset(records[sel.name].labels)
             continue
         hit = next(
-            (f for cs in catalogs.values() for c in reversed(cs) if (f := c.family_of(sel.name)) is not None), None
+            (f for cs in catalogs.values() for c in reversed(cs) if (f := c.family_of(sel.name)) is not None),
+            None,
         )
         if hit is None:
             resolver.source([sel.name], {}, at)
             continue
         le = {"le"} if sel.name.endswith("_bucket") else set()
         known[sel.name] = frozenset(hit.labels) | target | le
+
     def labels_of(sel: Selector) -> Labels:
         return Labels(always=known.get(sel.name, frozenset()), maybe=frozenset(), open=False)
 

@@ -56,13 +56,17 @@ def render(text: str, names: Mapping[str, object], at: Origin) -> str:
         result: str = _compiled(text).render(names)
     except UndefinedError as error:
         known = ", ".join(sorted(names))
-        raise InputError(f"the template uses a name that is not defined: {error}", origin=at, hint=known) from error
+        raise InputError(
+            f"the template uses a name that is not defined: {error}", origin=at, hint=known
+        ) from error
     except InputError as error:
         raise InputError(error.message, origin=at, hint=error.hint) from error
     except (TemplateError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
         raise InputError(f"the template cannot be rendered: {error}", origin=at) from error
     if len(result) > MAX_RENDERED:
-        raise InputError(f"the template yields {len(result):,} characters; at most {MAX_RENDERED:,}", origin=at)
+        raise InputError(
+            f"the template yields {len(result):,} characters; at most {MAX_RENDERED:,}", origin=at
+        )
     return result
 
 

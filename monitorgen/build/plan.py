@@ -119,7 +119,9 @@ class Resolver:
         for label in where:
             if label not in known:
                 raise InputError(
-                    f"{first.name} has no label {label!r}", origin=origin, hint=f"it has {', '.join(sorted(known))}"
+                    f"{first.name} has no label {label!r}",
+                    origin=origin,
+                    hint=f"it has {', '.join(sorted(known))}",
                 )
         return engine, Source(tuple(found), tuple((k, tuple(v)) for k, v in sorted(where.items())))
 
@@ -160,7 +162,9 @@ def _plan(name: str, spec: Signal, loaded: Loaded, resolver: Resolver) -> Plan:
         # Labels and uses of an expression are found when it is rendered (see build.expressions).
         unit = spec.unit
         if not unit:
-            raise InputError(f"signals.{name} has an expr and needs a unit", origin=origin, hint="unit: seconds")
+            raise InputError(
+                f"signals.{name} has an expr and needs a unit", origin=origin, hint="unit: seconds"
+            )
         engine = spec.engine or next(iter(loaded.profile.engines), "")
         recorded = spec.recorded
         return Plan(kind="expr", engine=engine, unit=unit, labels=(), parts=(), recorded=recorded, **common)  # type: ignore[arg-type]
@@ -192,7 +196,9 @@ def _family_plan(spec: Signal, source: Source, common: dict[str, object], at: Or
         if spec.mean:
             parts.append(Part("mean", f"{stem}{suffix}:mean_{window}", unit))
         if not parts:
-            raise InputError(f"{family.name} is a histogram: say which quantiles", origin=at, hint="quantiles: [0.9]")
+            raise InputError(
+                f"{family.name} is a histogram: say which quantiles", origin=at, hint="quantiles: [0.9]"
+            )
         return Plan(kind="histogram", unit=unit, parts=tuple(parts), source=source, **common)  # type: ignore[arg-type]
     if family.type == "counter":
         _refuse(spec, ("quantiles", "reduce", "over", "mean"), "counter", at)
@@ -201,14 +207,22 @@ def _family_plan(spec: Signal, source: Source, common: dict[str, object], at: Or
         parts = [Part("rate", record, unit)]
         return Plan(kind="counter", unit=unit, parts=tuple(parts), source=source, **common)  # type: ignore[arg-type]
     if family.type not in ("gauge", "info"):
-        raise InputError(f"{family.name} is a {family.type}; a signal reads histograms, counters and gauges", origin=at)
+        raise InputError(
+            f"{family.name} is a {family.type}; a signal reads histograms, counters and gauges", origin=at
+        )
     _refuse(spec, ("quantiles", "mean"), "gauge", at)
     reduce = spec.reduce or "max"
     op = f"{reduce}_{spec.over}_{window}" if spec.over else reduce
     record = spec.record or f"{stem}{_suffix(name, unit)}:{op}"
     parts = [Part(reduce, record, unit)]
     return Plan(
-        kind="gauge", unit=unit, parts=tuple(parts), source=source, reduce=reduce, divisor=divisor, **common  # type: ignore[arg-type]
+        kind="gauge",
+        unit=unit,
+        parts=tuple(parts),
+        source=source,
+        reduce=reduce,
+        divisor=divisor,
+        **common,  # type: ignore[arg-type]
     )
 
 
@@ -222,22 +236,37 @@ def _ratio(spec: Signal, loaded: Loaded, resolver: Resolver, common: dict[str, o
     def counted(count: Count) -> tuple[str, Source]:
         engine, source = resolver.source(list(count.family), count.where, at)
         if source.families[0].type != "counter":
-            raise InputError(f"{source.families[0].name} is a {source.families[0].type}; a ratio counts", origin=at)
+            raise InputError(
+                f"{source.families[0].name} is a {source.families[0].type}; a ratio counts", origin=at
+            )
         return engine, source
 
     engine, of = counted(spec.ratio.of)
     to = tuple(counted(count)[1] for count in totals)
     labels = _labels(spec, loaded, [of, *to], at)
-    record = spec.record or f"{_stem(name, spec.engine or engine, labels)}{_suffix(name, 'ratio')}:ratio_rate{spec.window}"
+    record = (
+        spec.record
+        or f"{_stem(name, spec.engine or engine, labels)}{_suffix(name, 'ratio')}:ratio_rate{spec.window}"
+    )
     parts = (Part("ratio", record, "ratio"),)
     return Plan(
-        kind="ratio", engine=spec.engine or engine, unit="ratio", labels=labels, parts=parts, of=of, to=to, **common  # type: ignore[arg-type]
+        kind="ratio",
+        engine=spec.engine or engine,
+        unit="ratio",
+        labels=labels,
+        parts=parts,
+        of=of,
+        to=to,
+        **common,  # type: ignore[arg-type]
     )
 
 
 def _labels(spec: Signal, loaded: Loaded, sources: Iterable[Source], at: Origin) -> tuple[str, ...]:
     """The labels that are kept, of those that every source's families have."""
-    wanted = [*loaded.profile.labels.keep, *(label for label in spec.by if label not in loaded.profile.labels.keep)]
+    wanted = [
+        *loaded.profile.labels.keep,
+        *(label for label in spec.by if label not in loaded.profile.labels.keep),
+    ]
     target = {*TARGET_LABELS, *loaded.profile.labels.target}
     have = [{label for family in source.families for label in family.labels} for source in sources]
     for label in spec.by:

@@ -117,7 +117,9 @@ def _alert(
     annotations["description"] += " " + prose("action", spec.action)
     for reserved in ("alertname", "severity"):
         if reserved in spec.labels:
-            raise InputError(f"{reserved} is set by monitorgen", origin=loaded.origin("alerts", name, "labels"))
+            raise InputError(
+                f"{reserved} is set by monitorgen", origin=loaded.origin("alerts", name, "labels")
+            )
     rule = AlertRule(
         alert=name,
         expr=join([*when, *traffic]),

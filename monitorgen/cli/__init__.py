@@ -11,7 +11,10 @@ from monitorgen import __version__
 
 # Verb -> (module that holds a command of that name, one line of help)
 VERBS: dict[str, tuple[str, str]] = {
-    "build": ("monitorgen.cli.build", "Write the bundle of a profile: rules, alerts, dashboards, tests, runbooks."),
+    "build": (
+        "monitorgen.cli.build",
+        "Write the bundle of a profile: rules, alerts, dashboards, tests, runbooks.",
+    ),
     "check": ("monitorgen.cli.check", "Prove a bundle statically and in simulated time."),
     "catalog": ("monitorgen.cli.catalog", "What engines export: list, show, capture, drift."),
     "profile": ("monitorgen.cli.profile", "Profiles: list, show, new, schema."),
@@ -52,7 +55,9 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"{error.message.rstrip('.')}.{hint}", ctx) from None
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="monitorgen")
 def cli() -> None:
     """Monitoring as code for LLM serving: Prometheus rules, alerts and Grafana dashboards, each one proven."""

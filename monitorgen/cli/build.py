@@ -12,12 +12,27 @@ from monitorgen.cli.options import profile_options
 @click.command()
 @profile_options
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Where to write; dist/PROFILE by default."
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where to write; dist/PROFILE by default.",
 )
-@click.option("--check", "compare_only", is_flag=True, help="Write nothing; exit 1 if OUT is not what the profile gives.")
-@click.option("--force", is_flag=True, help="Replace a folder that holds files which monitorgen did not write.")
+@click.option(
+    "--check",
+    "compare_only",
+    is_flag=True,
+    help="Write nothing; exit 1 if OUT is not what the profile gives.",
+)
+@click.option(
+    "--force", is_flag=True, help="Replace a folder that holds files which monitorgen did not write."
+)
 def build(
-    profile: str | None, config: tuple[Path, ...], sets: tuple[str, ...], out: Path | None, compare_only: bool, force: bool
+    profile: str | None,
+    config: tuple[Path, ...],
+    sets: tuple[str, ...],
+    out: Path | None,
+    compare_only: bool,
+    force: bool,
 ) -> None:
     """Write the bundle of a profile: rules, alerts, scrape config, dashboards, runbooks and unit tests."""
     from monitorgen.build import build as build_bundle

@@ -13,12 +13,23 @@ from monitorgen.cli.options import profile_options
 @click.argument("bundle", required=False, type=click.Path(path_type=Path, exists=True))
 @profile_options
 @click.option(
-    "--level", type=click.Choice(["static", "simulated"]), default="simulated", show_default=True, help="How far to go."
+    "--level",
+    type=click.Choice(["static", "simulated"]),
+    default="simulated",
+    show_default=True,
+    help="How far to go.",
 )
-@click.option("--promtool", "promtools", multiple=True, help="A promtool to ask. Repeatable: one per Prometheus version.")
+@click.option(
+    "--promtool",
+    "promtools",
+    multiple=True,
+    help="A promtool to ask. Repeatable: one per Prometheus version.",
+)
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.option("--require", is_flag=True, help="Exit 1 if anything is unproven, too.")
-@click.option("--all", "everything", is_flag=True, help="List every item, not only those that ask for attention.")
+@click.option(
+    "--all", "everything", is_flag=True, help="List every item, not only those that ask for attention."
+)
 def check(
     bundle: Path | None,
     profile: str | None,

@@ -29,7 +29,11 @@ def profile_options(function: F) -> F:
             help="A YAML file of overrides: thresholds, metrics, or any section of a profile. Repeatable.",
         ),
         click.option(
-            "-p", "--profile", "profile", metavar="NAME|FILE", help="A profile that ships with monitorgen, or a file."
+            "-p",
+            "--profile",
+            "profile",
+            metavar="NAME|FILE",
+            help="A profile that ships with monitorgen, or a file.",
         ),
     ):
         function = option(function)

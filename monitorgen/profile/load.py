@@ -81,10 +81,14 @@ def _read_chain(name: str, beside: Path | None, seen: tuple[Path, ...], origin: 
     real = path.resolve()
     if real in seen:
         chain = " -> ".join(p.stem for p in (*seen, real))
-        raise InputError(f"extends runs in a circle: {chain}", origin=origin, hint="let one of them extend nothing")
+        raise InputError(
+            f"extends runs in a circle: {chain}", origin=origin, hint="let one of them extend nothing"
+        )
     document = read_document(path, name=shown)
     if not isinstance(document.data, dict):
-        raise InputError("a profile is a mapping of keys", origin=Origin(shown, 1, 1), hint="see `profile new`")
+        raise InputError(
+            "a profile is a mapping of keys", origin=Origin(shown, 1, 1), hint="see `profile new`"
+        )
     _check_shape(document)
     base = document.data.get("extends")
     if base is None:
@@ -121,10 +125,14 @@ def _apply_config(document: Document, path: Path) -> Document:
         return document
     if not isinstance(over.data, dict):
         raise InputError("an overrides file is a mapping of keys", origin=Origin(str(path), 1, 1))
-    known = {field.alias or name for name, field in Profile.model_fields.items()} - {"extends", "name"} | {"metrics"}
+    known = {field.alias or name for name, field in Profile.model_fields.items()} - {"extends", "name"} | {
+        "metrics"
+    }
     for key in over.data:
         if key not in known:
-            raise InputError(f"unknown key {key!r}", origin=over.origin((key,)), hint=_did_you_mean(key, known))
+            raise InputError(
+                f"unknown key {key!r}", origin=over.origin((key,)), hint=_did_you_mean(key, known)
+            )
     metrics = over.data.pop("metrics", None)
     if metrics is not None:
         _apply_metrics(document, over, metrics)
@@ -148,11 +156,15 @@ def _apply_metrics(document: Document, over: Document, metrics: Any) -> None:
                 continue
             known = {*METRIC_KEYS, *signals}
             raise InputError(f"unknown metric name {key!r}", origin=at, hint=_did_you_mean(key, known))
-        if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+        if not isinstance(value, str) and not (
+            isinstance(value, list) and all(isinstance(v, str) for v in value)
+        ):
             raise InputError(f"metrics.{key} is the name of a family, or a list of them", origin=at)
         spec = signals[signal]
         if "ratio" in spec or "expr" in spec:
-            raise InputError(f"the signal {signal} has no single family", origin=at, hint=f"set signals.{signal}")
+            raise InputError(
+                f"the signal {signal} has no single family", origin=at, hint=f"set signals.{signal}"
+            )
         spec["family"] = value
         for path in [p for p in document.origins if p[:3] == ("signals", signal, "family")]:
             del document.origins[path]
@@ -186,7 +198,9 @@ def _apply_set(document: Document, text: str) -> Document:
     key = key.strip()
     at = Origin(file=f"--set {text}")
     if not equals or not key:
-        raise InputError(f"--set takes NAME=VALUE, not {text!r}", hint="for example --set ttft_p90_warn=400ms")
+        raise InputError(
+            f"--set takes NAME=VALUE, not {text!r}", hint="for example --set ttft_p90_warn=400ms"
+        )
     thresholds = document.data.get("thresholds") or {}
     path: KeyPath = tuple(key.split("."))
     if len(path) == 1:
@@ -241,10 +255,14 @@ def _explain(error: ValidationError, document: Document) -> InputError:
 
 def _is_branch(part: str | int, document: Document, loc: tuple[str | int, ...]) -> bool:
     """Whether a part of pydantic's location is the name of a union's branch or of a mapping's key."""
-    return isinstance(part, str) and (
-        part in ("[key]", "str", "float", "int", "PanelSpec", "Count", "list[Count]")
-        or part.startswith(("function-", "list[", "constrained"))
-    ) and not any(loc[: i + 1] in document.origins for i in range(len(loc)) if loc[i] == part)
+    return (
+        isinstance(part, str)
+        and (
+            part in ("[key]", "str", "float", "int", "PanelSpec", "Count", "list[Count]")
+            or part.startswith(("function-", "list[", "constrained"))
+        )
+        and not any(loc[: i + 1] in document.origins for i in range(len(loc)) if loc[i] == part)
+    )
 
 
 def _known_keys(path: KeyPath) -> list[str]:

@@ -78,8 +78,12 @@ class Scrape(_Model):
 class Count(_Model):
     """Something counted: one or more counter families, newest first, and label matchers."""
 
-    family: Metrics = Field(min_length=1, description="A counter, or its names over the versions, newest first.")
-    where: dict[LabelName, Texts] = Field(default={}, description="Only series whose label has one of these values.")
+    family: Metrics = Field(
+        min_length=1, description="A counter, or its names over the versions, newest first."
+    )
+    where: dict[LabelName, Texts] = Field(
+        default={}, description="Only series whose label has one of these values."
+    )
 
 
 class Ratio(_Model):
@@ -95,30 +99,43 @@ class Signal(_Model):
     help: str = Field(min_length=8, description="One sentence: what this tells.")
     title: str = Field(default="", description="The panel's title; the signal's name is the default.")
     family: Metrics = Field(
-        default=[], description="A family, or its names over the versions, newest first. Empty: dormant until named."
+        default=[],
+        description="A family, or its names over the versions, newest first. Empty: dormant until named.",
     )
-    where: dict[LabelName, Texts] = Field(default={}, description="Only series whose label has one of these values.")
-    by: list[LabelName] = Field(default=[], description="Labels kept besides labels.keep, for example reason.")
+    where: dict[LabelName, Texts] = Field(
+        default={}, description="Only series whose label has one of these values."
+    )
+    by: list[LabelName] = Field(
+        default=[], description="Labels kept besides labels.keep, for example reason."
+    )
     quantiles: list[float] = Field(default=[], description="For a histogram: which quantiles to record.")
     mean: bool = Field(default=False, description="For a histogram: record the mean as well.")
     reduce: Literal["sum", "max", "min", "avg"] | None = Field(
         default=None, description="For a gauge: how the series of one instance and model become one."
     )
     over: Literal["max", "min", "avg", "last"] | None = Field(
-        default=None, description="For a gauge: reduce over the window first, since one sample can miss what happened."
+        default=None,
+        description="For a gauge: reduce over the window first, since one sample can miss what happened.",
     )
     ratio: Ratio | None = Field(default=None, description="A share of two counts.")
     expr: str = Field(
-        default="", description="A PromQL expression; [[ signal ]] and [[ signal.part ]] stand for other signals."
+        default="",
+        description="A PromQL expression; [[ signal ]] and [[ signal.part ]] stand for other signals.",
     )
     unit: str = Field(default="", description="The unit; derived from the family unless expr is given.")
-    window: Duration = Field(default="5m", description="The range that rates, quantiles and `over` look back.")
+    window: Duration = Field(
+        default="5m", description="The range that rates, quantiles and `over` look back."
+    )
     record: MetricName | None = Field(
         default=None, description="The recorded name, where it must be a given one; derived by default."
     )
     recorded: bool = Field(default=True, description="false: alerts and panels use the expression as it is.")
-    since: str = Field(default="", description="The first engine version that exports it, if later than the range's.")
-    needs: str = Field(default="", description="The flag or condition without which the engine does not export it.")
+    since: str = Field(
+        default="", description="The first engine version that exports it, if later than the range's."
+    )
+    needs: str = Field(
+        default="", description="The flag or condition without which the engine does not export it."
+    )
     engine: str = Field(default="", description="The engine, where the family is known to several.")
 
     @model_validator(mode="after")
@@ -127,7 +144,9 @@ class Signal(_Model):
         if self.family:
             kinds.insert(0, "family")
         if len(kinds) > 1:
-            raise ValueError(f"a signal has one of family, ratio and expr; this one has {' and '.join(kinds)}")
+            raise ValueError(
+                f"a signal has one of family, ratio and expr; this one has {' and '.join(kinds)}"
+            )
         if any(not 0 < q < 1 for q in self.quantiles):
             raise ValueError("quantiles lie between 0 and 1, for example [0.5, 0.9, 0.99]")
         return self
@@ -136,12 +155,22 @@ class Signal(_Model):
 class Alert(_Model):
     """A condition on signals that pages or warns."""
 
-    when: str = Field(min_length=3, description="For example: ttft.p90 > ttft_p90_warn. Several are joined by `and`.")
-    hold: Duration = Field(alias="for", description="How long the condition must hold before the alert fires.")
+    when: str = Field(
+        min_length=3, description="For example: ttft.p90 > ttft_p90_warn. Several are joined by `and`."
+    )
+    hold: Duration = Field(
+        alias="for", description="How long the condition must hold before the alert fires."
+    )
     severity: Severity = Field(description="critical pages, warning is looked at today, info is a hint.")
-    traffic: str = Field(default="", description="A condition of traffic without which the alert stays silent.")
-    summary: str = Field(min_length=8, description="One line; it names the affected object with {{ $labels.x }}.")
-    description: str = Field(default="", description="What is seen; made from the signal and threshold by default.")
+    traffic: str = Field(
+        default="", description="A condition of traffic without which the alert stays silent."
+    )
+    summary: str = Field(
+        min_length=8, description="One line; it names the affected object with {{ $labels.x }}."
+    )
+    description: str = Field(
+        default="", description="What is seen; made from the signal and threshold by default."
+    )
     action: str = Field(min_length=8, description="What the person on call does first.")
     labels: dict[LabelName, str] = Field(default={}, description="Labels put on the alert besides severity.")
 
@@ -150,9 +179,13 @@ class PanelSpec(_Model):
     """A panel, where the signal's name alone is not enough."""
 
     signal: SignalName | None = Field(default=None, description="The signal to show.")
-    signals: list[str] = Field(default=[], description="Several signals, or parts of them (ttft.p90), in one panel.")
+    signals: list[str] = Field(
+        default=[], description="Several signals, or parts of them (ttft.p90), in one panel."
+    )
     title: str = Field(default="", description="The title; the signal's by default.")
-    kind: Literal["timeseries", "stat", "gauge", "heatmap"] = Field(default="timeseries", description="How it looks.")
+    kind: Literal["timeseries", "stat", "gauge", "heatmap"] = Field(
+        default="timeseries", description="How it looks."
+    )
     width: int = Field(default=8, ge=3, le=24, description="Width in grid units, of 24.")
     height: int = Field(default=8, ge=3, le=20, description="Height in grid units.")
     stacked: bool = Field(default=False, description="Stack the series.")
@@ -191,10 +224,14 @@ class Intervals(_Model):
 class Profile(_Model):
     """What a person writes: signals, thresholds, alerts and the dashboard."""
 
-    extends: str | None = Field(default=None, description="A profile that ships with monitorgen, or a file beside it.")
+    extends: str | None = Field(
+        default=None, description="A profile that ships with monitorgen, or a file beside it."
+    )
     name: str = Field(default="", description="A short name; the file's by default.")
     title: str = Field(default="", description="The dashboard's title.")
-    engines: dict[str, str] = Field(default={}, description="Engines and the versions that everything must hold for.")
+    engines: dict[str, str] = Field(
+        default={}, description="Engines and the versions that everything must hold for."
+    )
     catalogs: list[str] = Field(default=[], description="Catalog files of your own, beside the profile.")
     labels: Labels = Field(default=Labels())
     interval: Intervals = Field(default=Intervals())

@@ -57,7 +57,9 @@ def parse_quantity(text: str | float) -> Quantity:
     if match is None:
         if _DURATION.fullmatch(shown):
             return Quantity(parse_seconds(shown), "seconds", shown, "s")
-        raise ValueError(f"{shown!r} is not a number with a unit; write for example 600ms, 90%, 5m, 2GiB or 50")
+        raise ValueError(
+            f"{shown!r} is not a number with a unit; write for example 600ms, 90%, 5m, 2GiB or 50"
+        )
     number, suffix = match.groups()
     if suffix not in SUFFIXES:
         known = ", ".join(s for s in SUFFIXES if s)

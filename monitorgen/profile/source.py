@@ -84,9 +84,13 @@ def _refuse_event(event: Any, name: str, depth: int) -> int:
     mark = event.start_mark
     origin = Origin(name, mark.line + 1, mark.column + 1) if mark else Origin(name)
     if isinstance(event, yaml.AliasEvent):
-        raise InputError(f"the alias *{event.anchor} is not allowed", origin=origin, hint="write the value out")
+        raise InputError(
+            f"the alias *{event.anchor} is not allowed", origin=origin, hint="write the value out"
+        )
     if getattr(event, "anchor", None):
-        raise InputError(f"the anchor &{event.anchor} is not allowed", origin=origin, hint="write the value out")
+        raise InputError(
+            f"the anchor &{event.anchor} is not allowed", origin=origin, hint="write the value out"
+        )
     if isinstance(event, yaml.CollectionStartEvent):
         depth += 1
         if depth > MAX_DEPTH:  # libyaml's composer recurses in C and would overflow the stack
@@ -98,7 +102,9 @@ def _build(node: Any, path: KeyPath, document: Document) -> Any:
     mark = node.start_mark
     here = Origin(document.file, mark.line + 1, mark.column + 1, dotted(path))
     document.origins.setdefault(path, here)
-    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.endswith(("binary", "set", "omap", "python")):
+    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.endswith(
+        ("binary", "set", "omap", "python")
+    ):
         raise InputError(f"the tag {node.tag} is not allowed", origin=here)
     if isinstance(node, yaml.MappingNode):
         return _build_mapping(node, path, document)
@@ -119,7 +125,9 @@ def _build_mapping(node: Any, path: KeyPath, document: Document) -> dict[str, An
             raise InputError("the merge key << is not allowed", origin=here, hint="use extends:")
         if key in result:
             raise InputError(f"the key {key!r} stands here twice", origin=here, hint="remove one of them")
-        document.origins[(*path, key)] = Origin(document.file, mark.line + 1, mark.column + 1, dotted((*path, key)))
+        document.origins[(*path, key)] = Origin(
+            document.file, mark.line + 1, mark.column + 1, dotted((*path, key))
+        )
         result[key] = _build(value_node, (*path, key), document)
     return result
 
@@ -187,7 +195,9 @@ def _merge(base: Any, over: Any, path: KeyPath, origins: dict[KeyPath, Origin], 
     return over
 
 
-def _merge_rows(base: list[Any], over: list[Any], origins: dict[KeyPath, Origin], child: Document) -> list[Any]:
+def _merge_rows(
+    base: list[Any], over: list[Any], origins: dict[KeyPath, Origin], child: Document
+) -> list[Any]:
     rows = [dict(row) if isinstance(row, dict) else row for row in base]
     titles = {row.get("row"): index for index, row in enumerate(rows) if isinstance(row, dict)}
     for number, row in enumerate(over):

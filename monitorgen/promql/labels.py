@@ -60,11 +60,7 @@ class Labels:
 
     def union(self, other: Labels) -> Labels:
         """Series of both kinds in one vector."""
-        named = self.always | self.maybe | other.always | other.maybe
-        if self.open:
-            named |= other.never
-        if other.open:
-            named |= self.never
+        named = self.always | self.maybe | self.never | other.always | other.maybe | other.never
         always = self.always & other.always
         maybe = frozenset(x for x in named - always if self.possible(x) or other.possible(x))
         is_open = self.open or other.open
@@ -364,11 +360,13 @@ def _absent(node: Node) -> _State:
     if not isinstance(node.expr, ast.VectorSelector | ast.MatrixSelector):
         return _State()
     fixed: dict[str, frozenset[str]] = {}
+    seen = {NAME}
     for matcher in selector_of(node, ()).matchers:
-        if matcher.op == "=" and matcher.name not in (*fixed, NAME):
+        if matcher.op == "=" and matcher.name not in seen:
             fixed[matcher.name] = frozenset({matcher.value} - {""})
+            seen.add(matcher.name)
         else:  # a later matcher of the same label takes it away
-            fixed[matcher.name] = _NONE
+            fixed.pop(matcher.name, None)
     fixed = {label: values for label, values in fixed.items() if values}
     return _State(Labels(frozenset(fixed)), fixed)
 

@@ -81,23 +81,22 @@ def selectors_without_series(expr: str, count: Callable[[str], int]) -> tuple[st
 
 @lru_cache(maxsize=1024)
 def whereabouts(series: str) -> str:
-    """Where a series is to be had, as the catalogs know it: the flag that it needs, or the versions."""
+    """Where a series is to be had, as the catalogs know it: the engine, its versions, the flag it needs."""
     for engine in catalog.engines():
         versions = catalog.versions(engine)
         families = {version: catalog.load(engine, version).family_of(series) for version in versions}
         having = [version for version, family in families.items() if family]
         if having:
             newest = families[having[-1]]
-            span = _span(engine, versions, having)
             needs = newest.needs if newest and having[-1] == versions[-1] else ""
-            return f"{span}, and it needs {needs}" if span and needs else f"needs {needs}" if needs else span
+            return _span(engine, versions, having) + (f" (needs {needs})" if needs else "")
     return ""
 
 
 def _span(engine: str, versions: Sequence[str], having: Sequence[str]) -> str:
-    """Which versions have a family, as words; empty where all do."""
+    """Which versions of an engine have a family, as words."""
     if len(having) == len(versions):
-        return ""
+        return f"{engine} exports it"
     if having[-1] == versions[-1]:
         return f"{engine} has it from {having[0]} on"
     until = f"until {having[-1]}"

@@ -97,12 +97,14 @@ class LiveReport:
         broken = [f"{'broken':8} {'-':>12} {0:4d}  {error}" for error in self.errors]
         counts = ", ".join(f"{len(self.of(status))} {status}" for status in STATUSES)
         where = ", ".join(f"{source.job} at {source.target}" for source in self.sources)
+        states = [f"{name} {state}" for name, state in self.alerts if state in ("pending", "firing")]
         return "\n".join(
             [
                 f"{'status':8} {'last value':>12} {'n':>4}  item",
                 *map(str, self.results),
                 *broken,
                 f"{counts}; Prometheus {self.prometheus}, {self.seconds:.0f} s of {where}",
+                f"alerts at the end: {', '.join(states) or 'none pending or firing'}",
             ]
         )
 
@@ -122,7 +124,8 @@ def run_live(
     """Load the rules into a Prometheus that scrapes the sources, and ask every question.
 
     With `load`, that is called once the sources are up (it is to return after about `seconds`), and what
-    then has no values gets `settle` seconds more. Without it, the answers are awaited for up to `seconds`.
+    then has no values gets `settle` seconds more. Without it, the answers are awaited for up to `seconds`,
+    and families that nobody exports for `settle`.
     Raises `MonitorgenError` if a source cannot be scraped or a rule file is refused.
     """
     if not sources:
@@ -135,7 +138,8 @@ def run_live(
         if load is not None:
             load()
             server.child.check()
-        results = _await_answers(server, subject, began, interval, settle if load else seconds, progress)
+        waits = (settle, 0.0) if load else (seconds, settle)
+        results = _await_answers(server, subject, began, interval, waits, progress)
         rules = server.rules()
         return LiveReport(
             results=results,
@@ -201,10 +205,14 @@ def _await_answers(
     subject: Subject,
     since: float,
     interval: float,
-    patience: float,
+    waits: tuple[float, float],
     progress: Callable[[str], None],
 ) -> tuple[LiveResult, ...]:
-    """Ask until all is proven or `patience` seconds have passed; what was proven is not asked again."""
+    """Ask until nothing fails any more; what was proven is not asked again.
+
+    `waits` are the seconds after which a failure stands, and until which a missing family may still come.
+    """
+    missing_stands = time.monotonic() + waits[1]
     proven: dict[Question, LiveResult] = {}
     latest: dict[Question, LiveResult] = {}
 
@@ -216,9 +224,11 @@ def _await_answers(
                 latest[question] = _answer(server, question, exported, since, interval)
         proven.update({question: result for question, result in latest.items() if result.ok})
         progress(f"{len(proven)} of {len(subject.questions)} queries have values")
-        return len(proven) == len(subject.questions)
+        if any(result.status == "failed" for result in latest.values()):
+            return False
+        return len(proven) == len(subject.questions) or time.monotonic() >= missing_stands
 
-    poll_until(complete, timeout=patience, pause=threading.Event().wait, first=interval, longest=2 * interval)
+    poll_until(complete, timeout=waits[0], pause=threading.Event().wait, first=interval, longest=2 * interval)
     return tuple(latest[question] for question in subject.questions)
 
 

@@ -1,4 +1,4 @@
-"""The bundle against a recorded vLLM 0.9, played back: the families that 0.9 lacks are named, nothing else is empty."""
+"""The bundle against a recorded vLLM 0.9, played back: what 0.9 lacks is named, nothing else is empty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundle against a real vLLM under load: every recorded series and panel has values, or its family is not there.
+"""The bundle against a real vLLM under load: every rule and panel has values, or its family is not there.
 
 One server has it all: n-gram speculation fills the speculative families, few cache blocks make it queue and
 preempt, a short queue makes it reject.

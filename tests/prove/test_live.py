@@ -67,15 +67,16 @@ def test_rules_that_record_each_other_end() -> None:
 @pytest.mark.parametrize(
     ("series", "wanted"),
     [
-        ("vllm:spec_decode_num_drafts_total", "needs --speculative-config"),
+        ("vllm:spec_decode_num_drafts_total", "vllm exports it (needs --speculative-config)"),
         ("vllm:admission_rejections_total", "vllm has it from 0.32.0 on"),
         ("vllm:inter_token_latency_seconds_bucket", "vllm has it from 0.1"),
         ("vllm:gpu_cache_usage_perc", "vllm had it until 0.11.2"),
         (
             "vllm:kv_block_lifetime_seconds_bucket",
-            "vllm has it from 0.12.0 on, and it needs --kv-cache-metrics",
+            "vllm has it from 0.12.0 on (needs --kv-cache-metrics)",
         ),
-        ("vllm:num_requests_running", ""),
+        ("vllm:num_requests_running", "vllm exports it"),
+        ("vllm:decode_tokens_total", "workload exports it"),
         ("nobody:knows_this", ""),
     ],
 )
