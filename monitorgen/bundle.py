@@ -101,7 +101,7 @@ class Query:
     format: Literal["time_series", "table", "heatmap"] = "time_series"
     datasource: str = "${datasource}"
     hidden: bool = False
-    shows: str = field(default="", compare=False)  # signal.part, where the profile says so; no file carries it
+    shows: str = field(default="", compare=False)  # signal.part; no file carries it
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """A dashboard. `raw` holds the JSON where it was read from a file, for checks against Grafana's schema."""
+    """A dashboard. `raw` is the JSON, where it was read from a file, for checks against Grafana's schema."""
 
     uid: str
     title: str

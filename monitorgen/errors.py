@@ -1,4 +1,4 @@
-"""Errors that reach a person: one line that says what is wrong, where, and what to do. No traceback is shown for them."""
+"""Errors that reach a person: one line that says what is wrong, where, and what to do; never a traceback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class InputError(MonitorgenError):
     exit_code = 2
 
 
-class ToolMissing(MonitorgenError):
+class ToolMissing(MonitorgenError):  # noqa: N818 - the name says it all
     """A program that is needed is not there."""
 
     exit_code = 3

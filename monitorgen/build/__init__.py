@@ -11,7 +11,7 @@ from monitorgen.build.expressions import check_parses, render_expressions
 from monitorgen.build.plan import Catalogs, Plan, resolve_signals
 from monitorgen.build.rules import PlannedAlert, alert_group, planned_alerts, recording_groups, runbooks
 from monitorgen.bundle import Bundle, ScrapeJob, pairs
-from monitorgen.catalog import Catalog, in_range
+from monitorgen.catalog import Catalog, in_range, recorded
 from monitorgen.errors import InputError
 from monitorgen.profile import Loaded, parse_seconds
 
@@ -29,12 +29,15 @@ class Built:
     catalogs: Catalogs
 
 
-def load_catalogs(loaded: Loaded) -> Catalogs:
-    """The catalogs of the profile's engines, oldest version first, and its own catalog files."""
+def load_catalogs(loaded: Loaded, *, recorded_only: bool = False) -> Catalogs:
+    """The catalogs of the profile's engines, oldest version first, and its own catalog files.
+
+    `recorded_only` leaves out versions that were only read in the source, where others are there.
+    """
     catalogs: dict[str, tuple[Catalog, ...]] = {}
     for engine, spec in loaded.profile.engines.items():
         try:
-            found = in_range(engine, spec)
+            found = (recorded(engine, spec) if recorded_only else ()) or in_range(engine, spec)
         except InputError as error:
             raise InputError(
                 error.message, origin=loaded.origin("engines", engine), hint=error.hint
@@ -61,7 +64,14 @@ def load_catalogs(loaded: Loaded) -> Catalogs:
 
 def build(loaded: Loaded, catalogs: Catalogs | None = None) -> Built:
     """Build the bundle of a profile. Raises InputError for what cannot be built."""
-    catalogs = catalogs or load_catalogs(loaded)
+    try:
+        return _build(loaded, catalogs or load_catalogs(loaded, recorded_only=True))
+    except InputError:
+        # Recorded versions know nearly all families, and loading the others takes time: they are asked second.
+        return _build(loaded, catalogs or load_catalogs(loaded))
+
+
+def _build(loaded: Loaded, catalogs: Catalogs) -> Built:
     profile, name = loaded.profile, loaded.name
     for job, scrape in profile.scrape.items():
         if scrape.engine not in profile.engines:

@@ -25,7 +25,7 @@ _COMPARISON = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One comparison. `value` is in the unit of the recorded series, `text` as the person wrote the threshold."""
+    """One comparison. `value` is in the unit of the recorded series, `text` is what the person wrote."""
 
     plan: Plan
     part: Part
@@ -53,7 +53,7 @@ def number(value: float) -> str:
 def parse_conditions(
     text: str, plans: Mapping[str, Plan], dormant: Mapping[str, str], loaded: Loaded, at: Origin
 ) -> tuple[Condition, ...] | str:
-    """The comparisons of `when:`, joined by `and`; the name of a dormant signal if one is used. Raises InputError."""
+    """The comparisons of `when:`, joined by `and`, or the name of a dormant signal. Raises InputError."""
     conditions = []
     for piece in re.split(r"\s+and\s+", text.strip()):
         match = _COMPARISON.fullmatch(piece)

@@ -7,14 +7,14 @@ from the plan's meaning (families, quantile, window), never from the PromQL that
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from monitorgen.bundle import Origin
 from monitorgen.catalog import Catalog, Family, nearest
 from monitorgen.catalog.units import UNITS, per_second
 from monitorgen.errors import InputError
-from monitorgen.profile import Count, Loaded, Signal, parse_seconds
+from monitorgen.profile import Count, Loaded, Ratio, Signal, parse_seconds
 from monitorgen.profile.legacy import METRIC_KEYS
 
 Kind: TypeAlias = Literal["histogram", "counter", "gauge", "ratio", "expr"]
@@ -111,8 +111,8 @@ class Resolver:
         for other in found[1:]:
             if (other.type, other.unit) != (first.type, first.unit):
                 raise InputError(
-                    f"{other.name} is a {other.type} in {other.unit or 'no unit'}, {first.name} a {first.type} in "
-                    f"{first.unit or 'no unit'}: one signal cannot read both",
+                    f"{other.name} is a {other.type} in {other.unit or 'no unit'}, "
+                    f"{first.name} a {first.type} in {first.unit or 'no unit'}: one signal cannot read both",
                     origin=origin,
                 )
         known = {label for family in found for label in family.labels} | set(TARGET_LABELS)
@@ -151,113 +151,110 @@ def resolve_signals(loaded: Loaded, catalogs: Catalogs) -> tuple[dict[str, Plan]
 
 def _plan(name: str, spec: Signal, loaded: Loaded, resolver: Resolver) -> Plan:
     origin = loaded.origin("signals", name)
-    common = {"name": name, "spec": spec, "window": parse_seconds(spec.window), "origin": origin}
     if spec.unit and spec.unit not in UNITS:
         raise InputError(
             f"unknown unit {spec.unit!r}",
             origin=loaded.origin("signals", name, "unit"),
             hint=f"known are {', '.join(UNITS)}",
         )
+    base = Plan(
+        name=name,
+        kind="expr",
+        spec=spec,
+        engine=spec.engine or next(iter(loaded.profile.engines), ""),
+        unit=spec.unit,
+        window=parse_seconds(spec.window),
+        labels=(),
+        parts=(),
+        recorded=spec.recorded,
+        origin=origin,
+    )
     if spec.expr:
-        # Labels and uses of an expression are found when it is rendered (see build.expressions).
-        unit = spec.unit
-        if not unit:
+        # Labels, uses and the recorded name are found when it is rendered (see build.expressions).
+        if not spec.unit:
             raise InputError(
                 f"signals.{name} has an expr and needs a unit", origin=origin, hint="unit: seconds"
             )
-        engine = spec.engine or next(iter(loaded.profile.engines), "")
-        recorded = spec.recorded
-        return Plan(kind="expr", engine=engine, unit=unit, labels=(), parts=(), recorded=recorded, **common)  # type: ignore[arg-type]
+        return base
     if spec.ratio:
-        return _ratio(spec, loaded, resolver, common)
+        return _ratio(base, spec.ratio, loaded, resolver)
     at = loaded.origin("signals", name, "family")
     engine, source = resolver.source(list(spec.family), spec.where, at)
-    labels = _labels(spec, loaded, [source], at)
-    return _family_plan(spec, source, {**common, "engine": spec.engine or engine, "labels": labels}, at)
+    base = replace(
+        base, engine=spec.engine or engine, source=source, labels=_labels(spec, loaded, [source], at)
+    )
+    return _completed(base, source.families[0], at)
 
 
-def _family_plan(spec: Signal, source: Source, common: dict[str, object], at: Origin) -> Plan:
-    name, labels, engine = str(common["name"]), common["labels"], str(common["engine"])
-    family = source.families[0]
-    stem = _stem(name, engine, labels)  # type: ignore[arg-type]
-    window = spec.window
+def _completed(base: Plan, family: Family, at: Origin) -> Plan:
+    """What is recorded of a family, by its type."""
+    spec = base.spec
     unit, divisor = family.unit, 1.0
     if spec.unit and spec.unit != family.unit:
         if (family.unit, spec.unit) not in CONVERSIONS:
             raise InputError(f"{family.name} is in {family.unit or 'no unit'}, not {spec.unit}", origin=at)
         unit, divisor = spec.unit, CONVERSIONS[family.unit, spec.unit]
+    stem = _stem(base.name, base.engine, base.labels)
     if family.type == "histogram":
         _refuse(spec, ("reduce", "over"), "histogram", at)
-        suffix = _suffix(name, unit)
-        parts = [
-            Part(f"p{percent(q)}", spec.record or f"{stem}{suffix}:p{percent(q)}_{window}", unit, q)
-            for q in spec.quantiles
-        ]
-        if spec.mean:
-            parts.append(Part("mean", f"{stem}{suffix}:mean_{window}", unit))
-        if not parts:
-            raise InputError(
-                f"{family.name} is a histogram: say which quantiles", origin=at, hint="quantiles: [0.9]"
-            )
-        return Plan(kind="histogram", unit=unit, parts=tuple(parts), source=source, **common)  # type: ignore[arg-type]
+        return replace(
+            base,
+            kind="histogram",
+            unit=unit,
+            parts=_quantiles(base, stem + _suffix(base.name, unit), unit, at),
+        )
     if family.type == "counter":
         _refuse(spec, ("quantiles", "reduce", "over", "mean"), "counter", at)
         unit = per_second(unit)
-        record = spec.record or f"{stem}:rate{window}"
-        parts = [Part("rate", record, unit)]
-        return Plan(kind="counter", unit=unit, parts=tuple(parts), source=source, **common)  # type: ignore[arg-type]
+        part = Part("rate", spec.record or f"{stem}:rate{spec.window}", unit)
+        return replace(base, kind="counter", unit=unit, parts=(part,))
     if family.type not in ("gauge", "info"):
         raise InputError(
             f"{family.name} is a {family.type}; a signal reads histograms, counters and gauges", origin=at
         )
     _refuse(spec, ("quantiles", "mean"), "gauge", at)
     reduce = spec.reduce or "max"
-    op = f"{reduce}_{spec.over}_{window}" if spec.over else reduce
-    record = spec.record or f"{stem}{_suffix(name, unit)}:{op}"
-    parts = [Part(reduce, record, unit)]
-    return Plan(
-        kind="gauge",
-        unit=unit,
-        parts=tuple(parts),
-        source=source,
-        reduce=reduce,
-        divisor=divisor,
-        **common,  # type: ignore[arg-type]
-    )
+    op = f"{reduce}_{spec.over}_{spec.window}" if spec.over else reduce
+    part = Part(reduce, spec.record or f"{stem}{_suffix(base.name, unit)}:{op}", unit)
+    return replace(base, kind="gauge", unit=unit, parts=(part,), reduce=reduce, divisor=divisor)
 
 
-def _ratio(spec: Signal, loaded: Loaded, resolver: Resolver, common: dict[str, object]) -> Plan:
-    name = str(common["name"])
-    at = loaded.origin("signals", name, "ratio")
-    assert spec.ratio is not None
+def _quantiles(base: Plan, stem: str, unit: str, at: Origin) -> tuple[Part, ...]:
+    spec = base.spec
+    parts = [Part(f"p{percent(q)}", f"{stem}:p{percent(q)}_{spec.window}", unit, q) for q in spec.quantiles]
+    if spec.mean:
+        parts.append(Part("mean", f"{stem}:mean_{spec.window}", unit))
+    if not parts:
+        hint = "quantiles: [0.9]"
+        raise InputError(f"signals.{base.name} reads a histogram: say which quantiles", origin=at, hint=hint)
+    if spec.record and len(parts) > 1:
+        raise InputError(
+            f"signals.{base.name} has several parts, which cannot share the name {spec.record}", origin=at
+        )
+    return (replace(parts[0], record=spec.record),) if spec.record else tuple(parts)
+
+
+def _ratio(base: Plan, ratio: Ratio, loaded: Loaded, resolver: Resolver) -> Plan:
+    spec = base.spec
+    at = loaded.origin("signals", base.name, "ratio")
     _refuse(spec, ("quantiles", "reduce", "over", "mean", "where"), "ratio", at)
-    totals = spec.ratio.to if isinstance(spec.ratio.to, list) else [spec.ratio.to]
+    totals = ratio.to if isinstance(ratio.to, list) else [ratio.to]
 
     def counted(count: Count) -> tuple[str, Source]:
         engine, source = resolver.source(list(count.family), count.where, at)
-        if source.families[0].type != "counter":
-            raise InputError(
-                f"{source.families[0].name} is a {source.families[0].type}; a ratio counts", origin=at
-            )
+        family = source.families[0]
+        if family.type != "counter":
+            raise InputError(f"{family.name} is a {family.type}; a ratio counts", origin=at)
         return engine, source
 
-    engine, of = counted(spec.ratio.of)
+    engine, of = counted(ratio.of)
     to = tuple(counted(count)[1] for count in totals)
+    engine = spec.engine or engine
     labels = _labels(spec, loaded, [of, *to], at)
-    record = (
-        spec.record
-        or f"{_stem(name, spec.engine or engine, labels)}{_suffix(name, 'ratio')}:ratio_rate{spec.window}"
-    )
-    parts = (Part("ratio", record, "ratio"),)
-    return Plan(
-        kind="ratio",
-        engine=spec.engine or engine,
-        unit="ratio",
-        labels=labels,
-        parts=parts,
-        of=of,
-        to=to,
-        **common,  # type: ignore[arg-type]
+    stem = _stem(base.name, engine, labels) + _suffix(base.name, "ratio")
+    part = Part("ratio", spec.record or f"{stem}:ratio_rate{spec.window}", "ratio")
+    return replace(
+        base, kind="ratio", engine=engine, unit="ratio", labels=labels, parts=(part,), of=of, to=to
     )
 
 

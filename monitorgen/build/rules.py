@@ -20,7 +20,7 @@ ALERT_FILE = "rules/alerts.yaml"
 
 @dataclass(frozen=True, slots=True)
 class PlannedAlert:
-    """An alert with its meaning: what must hold (`conditions`), and the traffic without which it is silent."""
+    """An alert with its meaning: what must hold, and the traffic without which it is silent."""
 
     name: str
     spec: Alert

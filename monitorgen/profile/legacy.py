@@ -17,7 +17,7 @@ METRIC_KEYS: dict[str, str] = {
     "num_running": "running",
     "num_waiting": "waiting",
     "gpu_cache_usage": "kv_cache_usage",
-    "cudagraph_mode_info": "cudagraph_mode",
+    "cudagraph_mode_info": "graph_mode",
     "enginecore_errors_total": "engine_errors",
     "scheduler_errors_total": "scheduler_errors",
 }

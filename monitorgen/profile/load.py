@@ -52,7 +52,7 @@ def builtin_names() -> tuple[str, ...]:
 
 
 def load_profile(name: str, *, config: Sequence[Path] = (), sets: Sequence[str] = ()) -> Loaded:
-    """Load a profile by name or path and lay overrides over it. Raises InputError for what a person wrote wrong."""
+    """Load a profile by name or path and lay overrides over it. Raises InputError."""
     document, folder, stem = _read_chain(name, None, ())
     for path in config:
         document = _apply_config(document, path)
@@ -149,7 +149,7 @@ def _apply_metrics(document: Document, over: Document, metrics: Any) -> None:
     signals = document.data.get("signals") or {}
     for key, value in metrics.items():
         at = over.origin(("metrics", key))
-        signal = METRIC_KEYS.get(key, key)
+        signal = METRIC_KEYS.get(key, str(key))
         if signal not in signals:
             if key in METRIC_KEYS:
                 # The name is known, but this profile (baseline, say) has no such signal: nothing to override.

@@ -60,7 +60,7 @@ class Labels(_Model):
 
     keep: list[LabelName] = Field(
         default=["job", "instance", "model_name"],
-        description="Labels that every rule keeps. job and instance come from the scrape, others from the families.",
+        description="Labels that every rule keeps: job and instance of the target, others of the families.",
     )
     target: dict[LabelName, str] = Field(
         default={}, description="Labels that the scrape config puts on every target, for example cluster."

@@ -6,7 +6,8 @@ from monitorgen.promql.durations import format_duration, parse_duration
 from monitorgen.promql.edit import add_matchers, rename, scale_durations
 from monitorgen.promql.errors import Problem, PromQLError, underline
 from monitorgen.promql.grafana import grafana_substitute
-from monitorgen.promql.labels import Flow, Labels, label_flow
+from monitorgen.promql.labels import Flow, label_flow
+from monitorgen.promql.labelset import Labels
 from monitorgen.promql.portable import portable
 from monitorgen.promql.selectors import Matcher, Selector, selectors
 from monitorgen.promql.tree import Node, Tree, parse, tree

@@ -7,10 +7,8 @@ never a wrong value. Where Prometheus 2 and 3 disagree, `left_open` chooses, and
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from functools import lru_cache
 
 import promql_parser as ast
 
@@ -28,6 +26,7 @@ from monitorgen.prove.reference_functions import (
     instant_difference,
     quantile,
 )
+from monitorgen.prove.reference_match import accepts, compiled, expanded
 from monitorgen.prove.reference_series import (
     NAME,
     LabelSet,
@@ -242,9 +241,7 @@ class _Evaluator:
         matchers = selector.matchers
         if selector.name:
             matchers = (*matchers, Matcher(NAME, "=", selector.name))
-        return [
-            s for s in self.storage.series if all(_accepts(m, s.labels.get(m.name, "")) for m in matchers)
-        ]
+        return [s for s in self.storage.series if all(accepts(m, s.labels.get(m.name, "")) for m in matchers)]
 
     def binary(self, node: Node, expr: ast.BinaryExpr, t: int) -> Value:
         if expr.modifier and (expr.modifier.fill_values.lhs, expr.modifier.fill_values.rhs) != (None, None):
@@ -340,12 +337,12 @@ class _Evaluator:
 
     def label_replace(self, node: Node, t: int) -> Vector:
         target, text, source, pattern = (_string(child) for child in node.children[1:])
-        compiled = _compiled(pattern)
+        regex = compiled(pattern)
         results = []
         for labels, value in self.vector(node.children[0], t).items():
             named = dict(labels)
-            if match := compiled.fullmatch(named.get(source, "")):
-                named[target] = _expanded(text, match)
+            if match := regex.fullmatch(named.get(source, "")):
+                named[target] = expanded(text, match)
             results.append((label_set(named), value))
         return collect(results)
 
@@ -381,45 +378,6 @@ def _string(node: Node) -> str:
     if not isinstance(node.expr, ast.StringLiteral):
         raise Unsupported("a string that is no literal")
     return node.expr.val
-
-
-def _accepts(matcher: Matcher, value: str) -> bool:
-    if matcher.op in ("=", "!="):
-        return (matcher.value == value) == (matcher.op == "=")
-    return (_compiled(matcher.value).fullmatch(value) is not None) == (matcher.op == "=~")
-
-
-# Python reads these differently from Go, or not at all.
-_OTHER_DIALECT = re.compile(r"\[\[:|\\[pPQECzZGxuU]|\(\?[a-zA-Z]*[UsmRux]|\(\?P?[<=!>](?<!P<)|[*+?}]\+")
-
-
-@lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    if _OTHER_DIALECT.search(pattern):
-        raise Unsupported(f"the regular expression {pattern!r}")
-    try:
-        return re.compile(pattern, re.DOTALL | re.ASCII)
-    except re.error as error:
-        raise Unsupported(f"the regular expression {pattern!r}: {error}") from None
-
-
-_REFERENCE = re.compile(r"\$(?:(\w+)|\{(\w+)\}|(\$))", re.ASCII)
-
-
-def _expanded(text: str, match: re.Match[str]) -> str:
-    """Go's expansion: $1x is a group named `1x`, and groups that do not exist are empty."""
-
-    def group(reference: re.Match[str]) -> str:
-        name = reference[1] or reference[2]
-        if name is None:
-            return "$"
-        key: int | str = int(name) if name.isdigit() else name
-        try:
-            return match[key] or ""
-        except IndexError:
-            return ""
-
-    return _REFERENCE.sub(group, text)
 
 
 def _absent_labels(node: Node) -> LabelSet:

@@ -1,7 +1,7 @@
 """Every check in tables: what it must find, and what looks alike and must pass.
 
 A case patches a healthy little bundle (`_HEALTHY`) that no check complains about. The tables are in `cases/`,
-a file for each group of checks: a check's id, then cases that fire (`says`: words of the finding) and silent ones.
+a file for each group of checks: a check, then cases that fire (`says`: words of the finding) and silent ones.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from monitorgen.catalog.units import UNITS as TABLE
 from monitorgen.promql import Selector, unit_flow
 
 UNITS = {
@@ -161,7 +162,5 @@ def test_is_silent_where_units_agree_or_are_unknown(expr: str) -> None:
 
 
 def test_units_are_those_of_the_table() -> None:
-    from monitorgen.catalog.units import UNITS as TABLE
-
     for unit in TABLE:
         assert unit_flow("x", lambda _, unit=unit: unit).unit == unit

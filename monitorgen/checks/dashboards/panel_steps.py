@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from promql_parser import AggregateExpr, BinaryExpr, Expr, VectorSelector
 
@@ -78,11 +79,30 @@ def _compare(subject: PanelSubject, shown: list[_Thresholds]) -> Iterator[Findin
             yield subject.finding(
                 f"a step stands at {step:g}, where no alert has a threshold", f"alerts compare with {listed}"
             )
+    yield from _colors(subject, above - below, below - above)
     missing = [[value for value in sorted(side) if not _near(value, steps)] for side in wanted]
     if missing and all(missing):
         yield subject.finding(
             f"an alert compares with {missing[0][0]:g}, where the panel has no step", "add the step"
         )
+
+
+#: How bad a colour is; shades (`dark-red`) count as their colour, and other colours say nothing.
+_BADNESS = {"green": 0, "blue": 0, "yellow": 1, "orange": 2, "red": 3}
+
+
+def _colors(subject: PanelSubject, above: set[float], below: set[float]) -> Iterator[Finding]:
+    """The side of a step on which an alert fires has the worse colour."""
+    for before, step in pairwise(subject.panel.steps):
+        low, high = (_BADNESS.get(one.color.rpartition("-")[2]) for one in (before, step))
+        if step.value is None or low is None or high is None:
+            continue
+        for side, fires, wrong in ((above, "above", high <= low), (below, "below", low <= high)):
+            if wrong and _near(step.value, side):
+                yield subject.finding(
+                    f"an alert fires {fires} {step.value:g}, where {before.color} turns into {step.color}",
+                    "swap the colours, or the comparison",
+                )
 
 
 def _near(value: float, others: set[float] | list[float]) -> bool:

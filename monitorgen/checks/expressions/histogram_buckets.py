@@ -16,7 +16,7 @@ _READERS = frozenset({"histogram_quantile", "histogram_fraction"})
 
 @check("histogram-buckets")
 def histogram_buckets(context: Context) -> Iterator[Finding]:
-    """histogram_quantile reads sums of buckets, and nothing else adds buckets up over `le`."""
+    """histogram_quantile reads sums of buckets, and nothing adds buckets up over `le`."""
     for subject in context.expressions:
         for visit in context.visits(subject.expr):
             if isinstance(visit.node, Call) and visit.node.func.name == "histogram_quantile":
@@ -50,6 +50,14 @@ def _summed(
 ) -> Iterator[Finding]:
     """Buckets are cumulative: adding them up over `le` counts each observation many times."""
     if _READERS & set(visit.calls):
+        return
+    if tree.operator(node) in ("max", "min", "avg"):
+        for name, _ in _bucket_names(context, node):
+            yield subject.finding(
+                f"{tree.operator(node)} of {name}: only the sum of buckets is a histogram",
+                "use sum by (le, ...)",
+                span=visit.mark,
+            )
         return
     kind, labels = tree.grouping(node)
     kept = ("le" in labels) == (kind == "by")

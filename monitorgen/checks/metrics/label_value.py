@@ -19,7 +19,7 @@ _ALTERNATIVES = re.compile(r"[\w:./-]+(?:\|[\w:./-]+)*")
 
 @check("label-value")
 def label_value(context: Context) -> Iterator[Finding]:
-    """Values in matchers are among those that the newest version exports, where these can be listed."""
+    """Values in matchers are among those that the newest version exports, and jobs are those scraped."""
     for subject in context.expressions:
         for selector in context.selectors(subject.expr):
             for matcher in selector.matchers:
@@ -37,6 +37,8 @@ def label_value(context: Context) -> Iterator[Finding]:
 
 def _values(context: Context, name: str, label: str, seen: frozenset[str]) -> frozenset[str]:
     """The values that a label of a metric can have, nothing where they cannot be listed."""
+    if label == "job":
+        return frozenset(job.job for job in context.bundle.scrape_jobs)
     if name not in context.recorded:
         family = context.family(name)
         return frozenset(family.values.get(label, ())) if family else frozenset()
