@@ -130,9 +130,20 @@ class Resolver:
         return f"no catalog knows the metric {name!r} ({engines})"
 
     def _near(self, name: str) -> str:
-        near = nearest(name, [c for versions in self.catalogs.values() for c in versions])
+        catalogs = [c for versions in self.catalogs.values() for c in versions]
+        families = [self._family_of(series) for series in nearest(name, catalogs, n=6)]
+        near = list(dict.fromkeys(name for name in families if name))[:3]
         own = "record your own with `monitorgen catalog capture` and name it under catalogs:"
         return f"nearest: {', '.join(near)}; or {own}" if near else own
+
+    def _family_of(self, series: str) -> str:
+        """The family that a series belongs to: people name families, not `_bucket` or `_sum`."""
+        for versions in self.catalogs.values():
+            for catalog in reversed(versions):
+                family = catalog.family_of(series)
+                if family is not None:
+                    return family.name
+        return ""
 
 
 def resolve_signals(loaded: Loaded, catalogs: Catalogs) -> tuple[dict[str, Plan], dict[str, str]]:

@@ -97,6 +97,11 @@ _SUFFIXES: tuple[tuple[str, str], ...] = (
 )
 
 
+def grows(name: str) -> bool:
+    """Whether a histogram's edges depend on the model's length: vLLM builds those of tokens a request so."""
+    return fnmatchcase(name, "vllm:request_*_tokens")
+
+
 def unit_of(name: str, kind: str) -> str:
     """The unit of a family by its name and type: a key of `units.UNITS`, or empty where nothing is known."""
     if name in UNITLESS:

@@ -33,7 +33,7 @@ class Family:
     `origin` says how we know: `wire` (seen in a scrape), `source` (read in the engine's source), `neighbour`
     (inferred: the recorded versions before and after have it), `declared` (ours, or fixed by a
     specification). `needs` is the flag or condition without which the family is missing or stays 0; empty:
-    always exported.
+    always exported. `grows` says that the recorded edges are those of one model length (see `edges`).
     """
 
     name: str
@@ -46,6 +46,19 @@ class Family:
     origin: FamilyOrigin = "wire"
     needs: str = ""
     created: bool = False
+    grows: bool = False
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """The finite upper edges that a server may have.
+
+        vLLM's histograms of tokens a request go up to `--max-model-len` in steps of 1, 2, 5 (`grows`); a
+        recording shows only those of the model that was served. They are carried on to a million tokens.
+        """
+        if not self.grows or not self.buckets:
+            return self.buckets
+        steps = (float(digit * 10**power) for power in range(7) for digit in (1, 2, 5))
+        return (*self.buckets, *(edge for edge in steps if self.buckets[-1] < edge <= 1e6))
 
     @property
     def series(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from monitorgen.catalog.conventions import grows
 from monitorgen.catalog.model import Catalog, Family
 from monitorgen.catalog.versions import is_version, matches, version_key
 from monitorgen.errors import InputError
@@ -88,6 +89,7 @@ def _family(name: str, row: Mapping[str, Any]) -> Family:
         origin=row.get("origin", "wire"),
         needs=row.get("needs", ""),
         created=row.get("created", False),
+        grows=grows(name),
     )
 
 

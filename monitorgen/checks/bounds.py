@@ -78,7 +78,7 @@ def _metric(context: Context, name: str, seen: frozenset[str]) -> Bounds:
     if family is None:
         return ANY
     if family.type in ("counter", "histogram", "summary"):
-        return POSITIVE if family.type == "counter" or family.buckets else ANY
+        return POSITIVE if family.type == "counter" or family.edges else ANY
     unit = UNITS.get(family.unit)
     if unit is None or unit.name in ("number", "info"):
         return ANY
@@ -146,7 +146,7 @@ def _quantile(context: Context, buckets: Expr) -> Bounds:
     found: Bounds | None = None
     for name in tree.names(buckets):
         families = [family for _, family in context.families(name)]
-        edges = [family.buckets for family in families if family.buckets]
+        edges = [family.edges for family in families if family.edges]
         if not edges or name in context.recorded:
             return ANY
         base = families[-1].name

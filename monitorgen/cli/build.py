@@ -63,5 +63,6 @@ def build(
         f"{out}: {sum(1 for _ in bundle.recording_rules)} recording rules, {len(built.alerts)} alerts, "
         f"{panels} panels, {len(bundle.runbooks)} runbooks, {len(files)} files"
     )
-    for name, why in bundle.dormant:
-        click.echo(f"  dormant: {name}: {why}", err=True)
+    if bundle.dormant:
+        names = ", ".join(name for name, _ in bundle.dormant)
+        click.echo(f"  dormant, since no engine exports what they read: {names}", err=True)

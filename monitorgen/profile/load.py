@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from monitorgen.bundle import Origin
 from monitorgen.errors import InputError
+from monitorgen.profile.explain import did_you_mean, explain
 from monitorgen.profile.legacy import METRIC_KEYS
 from monitorgen.profile.model import Profile
 from monitorgen.profile.quantity import Quantity, parse_quantity
-from monitorgen.profile.source import Document, KeyPath, dotted, merge, parse_document, read_document
+from monitorgen.profile.source import Document, KeyPath, merge, parse_document, read_document
 
 PROFILES = "monitorgen.profiles"
 
@@ -108,30 +109,29 @@ def _check_shape(document: Document) -> None:
     for key in document.data:
         if key not in known:
             raise InputError(
-                f"unknown key {key!r}", origin=document.origin((key,)), hint=_did_you_mean(key, known)
+                f"unknown key {key!r}", origin=document.origin((key,)), hint=did_you_mean(key, known)
             )
 
 
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    near = difflib.get_close_matches(word, names, 1, 0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names[:30])}"
-
-
 def _apply_config(document: Document, path: Path) -> Document:
-    """Lay an overrides file over the profile; `metrics:` and bare numbers in `thresholds:` are understood."""
+    """Lay an overrides file over the profile."""
     over = read_document(path)
     if over.data is None:
         return document
     if not isinstance(over.data, dict):
         raise InputError("an overrides file is a mapping of keys", origin=Origin(str(path), 1, 1))
+    return _apply(document, over)
+
+
+def _apply(document: Document, over: Document) -> Document:
+    """Lay overrides over the profile; `metrics:` and bare numbers in `thresholds:` are understood."""
     known = {field.alias or name for name, field in Profile.model_fields.items()} - {"extends", "name"} | {
         "metrics"
     }
     for key in over.data:
         if key not in known:
             raise InputError(
-                f"unknown key {key!r}", origin=over.origin((key,)), hint=_did_you_mean(key, known)
+                f"unknown key {key!r}", origin=over.origin((key,)), hint=did_you_mean(key, known)
             )
     metrics = over.data.pop("metrics", None)
     if metrics is not None:
@@ -155,12 +155,14 @@ def _apply_metrics(document: Document, over: Document, metrics: Any) -> None:
                 # The name is known, but this profile (baseline, say) has no such signal: nothing to override.
                 continue
             known = {*METRIC_KEYS, *signals}
-            raise InputError(f"unknown metric name {key!r}", origin=at, hint=_did_you_mean(key, known))
+            raise InputError(f"unknown metric name {key!r}", origin=at, hint=did_you_mean(key, known))
         if not isinstance(value, str) and not (
             isinstance(value, list) and all(isinstance(v, str) for v in value)
         ):
             raise InputError(f"metrics.{key} is the name of a family, or a list of them", origin=at)
         spec = signals[signal]
+        if isinstance(value, str) and value in _texts(spec.get("family")):
+            continue  # It reads that name already, and the older ones beside it.
         if "ratio" in spec or "expr" in spec:
             raise InputError(
                 f"the signal {signal} has no single family", origin=at, hint=f"set signals.{signal}"
@@ -169,6 +171,10 @@ def _apply_metrics(document: Document, over: Document, metrics: Any) -> None:
         for path in [p for p in document.origins if p[:3] == ("signals", signal, "family")]:
             del document.origins[path]
         document.origins["signals", signal, "family"] = at
+
+
+def _texts(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _threshold_override(document: Document, key: str, value: Any, at: Origin) -> Any:
@@ -195,28 +201,26 @@ def _threshold_override(document: Document, key: str, value: Any, at: Origin) ->
 def _apply_set(document: Document, text: str) -> Document:
     """Lay one `--set name=value` over the profile: a threshold's name, or a dotted path."""
     key, equals, value = text.partition("=")
-    key = key.strip()
+    path: KeyPath = tuple(key.strip().split("."))
     at = Origin(file=f"--set {text}")
-    if not equals or not key:
+    if not equals or not all(path) or not value.strip():
         raise InputError(
             f"--set takes NAME=VALUE, not {text!r}", hint="for example --set ttft_p90_warn=400ms"
         )
     thresholds = document.data.get("thresholds") or {}
-    path: KeyPath = tuple(key.split("."))
-    if len(path) == 1:
-        if key not in thresholds:
-            raise InputError(f"unknown threshold {key!r}", origin=at, hint=_did_you_mean(key, thresholds))
-        path = ("thresholds", key)
-    parsed = parse_document(value.encode(), f"--set {text}").data
-    if path[0] == "thresholds" and len(path) == 2:
-        parsed = _threshold_override(document, str(path[1]), parsed, at)
-    nested: Any = parsed
+    if len(path) == 1 and path[0] not in Profile.model_fields:
+        if path[0] not in thresholds:
+            raise InputError(
+                f"unknown threshold {path[0]!r}", origin=at, hint=did_you_mean(str(path[0]), thresholds)
+            )
+        path = ("thresholds", path[0])
+    nested: Any = parse_document(value.encode(), f"--set {text}").data
     for part in reversed(path):
         nested = {part: nested}
     over = Document(data=nested, file=at.file)
     for end in range(1, len(path) + 1):
         over.origins[path[:end]] = at
-    return merge(document, over)
+    return _apply(document, over)
 
 
 def _validate(document: Document) -> Profile:
@@ -224,70 +228,4 @@ def _validate(document: Document) -> Profile:
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
-        raise _explain(error, document) from error
-
-
-def _explain(error: ValidationError, document: Document) -> InputError:
-    """pydantic's first complaint as one sentence with a place."""
-    details = sorted(error.errors(), key=lambda d: len(d["loc"]), reverse=True)
-    first = details[0]
-    path = tuple(part for part in first["loc"] if not _is_branch(part, document, first["loc"]))
-    key = dotted(path)
-    origin = document.origin(path)
-    kind, hint = first["type"], ""
-    if kind == "extra_forbidden":
-        message = f"unknown key {key!r}"
-        hint = _did_you_mean(str(path[-1]), _known_keys(path))
-    elif kind == "missing":
-        message = f"{dotted(path[:-1])} lacks the key {str(path[-1])!r}"
-    elif kind == "value_error":
-        message = f"{key}: {first['ctx']['error']}"
-    elif kind == "literal_error":
-        message = f"{key} is {first['input']!r}"
-        hint = f"it is one of {first['ctx']['expected']}"
-    else:
-        message = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, not {_short(first['input'])}"
-    places = {d["loc"][:3] for d in details} - {first["loc"][:3]}
-    if places:
-        message += f" [and {len(places)} more place{'s' * (len(places) > 1)}]"
-    return InputError(message, origin=origin, hint=hint)
-
-
-def _is_branch(part: str | int, document: Document, loc: tuple[str | int, ...]) -> bool:
-    """Whether a part of pydantic's location is the name of a union's branch or of a mapping's key."""
-    return (
-        isinstance(part, str)
-        and (
-            part in ("[key]", "str", "float", "int", "PanelSpec", "Count", "list[Count]")
-            or part.startswith(("function-", "list[", "constrained"))
-        )
-        and not any(loc[: i + 1] in document.origins for i in range(len(loc)) if loc[i] == part)
-    )
-
-
-def _known_keys(path: KeyPath) -> list[str]:
-    """The keys that are allowed where `path` stands."""
-    model: Any = Profile
-    for part in path[:-1]:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
-            model = _model_in(field.annotation) if field else None
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return [field.alias or name for name, field in model.model_fields.items()]
-    return []
-
-
-def _model_in(annotation: Any) -> Any:
-    """The model that an annotation holds: `dict[str, Signal]` -> Signal."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in reversed(getattr(annotation, "__args__", ())):
-        found = _model_in(inner)
-        if found is not None:
-            return found
-    return None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        raise explain(error, document) from error

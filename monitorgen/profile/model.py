@@ -24,15 +24,25 @@ def _named(pattern: re.Pattern[str], what: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _duration(value: str) -> str:
-    if parse_seconds(value) <= 0:
-        raise ValueError("the duration must be longer than 0")
+_LONGEST = 366 * 86400.0
+
+
+def _duration(value: Any) -> Any:
+    if value is None:
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a duration; write for example 30s, 5m or 1h30m")
+    if not 0 < parse_seconds(value) <= _LONGEST:
+        raise ValueError(f"the duration {value} must be longer than 0 and at most a year")
     return value
 
 
 def _quantity(value: Any) -> Any:
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        parse_quantity(value)
+    if value is None:
+        return value
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a number with a unit; write for example 600ms, 90%, 5m or 50")
+    parse_quantity(value)
     return value
 
 
@@ -42,12 +52,16 @@ def _text_list(value: Any) -> Any:
 
 LabelName = Annotated[str, _named(LABEL_NAME, "label name")]
 MetricName = Annotated[str, _named(METRIC_NAME, "metric name")]
+# What a file, a rule group and a dashboard's uid can all be called; Grafana's uids have 40 characters at most.
+ProfileName = Annotated[
+    str, _named(re.compile(r"|[A-Za-z0-9][A-Za-z0-9_-]{0,28}"), "profile name"), Field(max_length=29)
+]
 SignalName = Annotated[str, _named(SIGNAL_NAME, "signal or threshold name")]
 AlertName = Annotated[str, _named(ALERT_NAME, "alert name")]
-Duration = Annotated[str, AfterValidator(_duration)]
+Duration = Annotated[str, BeforeValidator(_duration)]
 Threshold = Annotated[str | float, BeforeValidator(_quantity)]
 Metrics = Annotated[list[MetricName], BeforeValidator(_text_list)]
-Texts = Annotated[list[str], BeforeValidator(_text_list)]
+Texts = Annotated[list[str], BeforeValidator(_text_list), Field(min_length=1)]
 Severity = Literal["critical", "warning", "info"]
 
 
@@ -55,14 +69,59 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def _no_repeats(values: list[Any]) -> list[Any]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value} stands there twice")
+    return values
+
+
+def _not_reserved(name: str) -> str:
+    if name.startswith("__") or name in _RESERVED:
+        raise ValueError(f"the label {name} is set by Prometheus")
+    return name
+
+
+def _target_label(name: str) -> str:
+    if name in ("job", "instance"):
+        raise ValueError(f"the label {name} is set by the scrape; choose another name")
+    return name
+
+
+def _target(value: str) -> str:
+    if not _TARGET.fullmatch(value):
+        raise ValueError(f"{value!r} is not a target; write HOST:PORT, without http:// and path")
+    return value
+
+
+def _path(value: str) -> str:
+    if not re.fullmatch(r"/[!-~]*", value):
+        raise ValueError(f"{value!r} is not a path; write for example /metrics")
+    return value
+
+
+def _job_name(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise ValueError(f"{value!r} is not a job name; it must have visible characters")
+    return value
+
+
+_RESERVED = frozenset({"le", "quantile", "alertname", "alertstate"})
+_TARGET = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+SeriesLabel = Annotated[LabelName, AfterValidator(_not_reserved)]
+Target = Annotated[str, AfterValidator(_target)]
+JobName = Annotated[str, AfterValidator(_job_name)]
+Quantile = Annotated[float, Field(gt=0, lt=1)]
+
+
 class Labels(_Model):
     """The labels that every rule keeps, as far as its families have them."""
 
-    keep: list[LabelName] = Field(
+    keep: Annotated[list[SeriesLabel], AfterValidator(_no_repeats)] = Field(
         default=["job", "instance", "model_name"],
         description="Labels that every rule keeps: job and instance of the target, others of the families.",
     )
-    target: dict[LabelName, str] = Field(
+    target: dict[Annotated[SeriesLabel, AfterValidator(_target_label)], str] = Field(
         default={}, description="Labels that the scrape config puts on every target, for example cluster."
     )
 
@@ -70,9 +129,9 @@ class Labels(_Model):
 class Scrape(_Model):
     """A scrape job."""
 
-    targets: list[str] = Field(min_length=1, description="host:port of every target.")
+    targets: list[Target] = Field(min_length=1, description="host:port of every target.")
     engine: str = Field(description="The engine that runs there; it must be one of `engines`.")
-    path: str = Field(default="/metrics", description="The metrics path.")
+    path: Annotated[str, AfterValidator(_path)] = Field(default="/metrics", description="The metrics path.")
 
 
 class Count(_Model):
@@ -90,7 +149,9 @@ class Ratio(_Model):
     """A share of two counts over the signal's window; 0 without events, nothing without traffic."""
 
     of: Count = Field(description="What is counted.")
-    to: list[Count] | Count = Field(description="Of which total; several counts are added up.")
+    to: Annotated[list[Count], Field(min_length=1)] | Count = Field(
+        description="Of which total; several counts are added up."
+    )
 
 
 class Signal(_Model):
@@ -105,10 +166,12 @@ class Signal(_Model):
     where: dict[LabelName, Texts] = Field(
         default={}, description="Only series whose label has one of these values."
     )
-    by: list[LabelName] = Field(
+    by: Annotated[list[SeriesLabel], AfterValidator(_no_repeats)] = Field(
         default=[], description="Labels kept besides labels.keep, for example reason."
     )
-    quantiles: list[float] = Field(default=[], description="For a histogram: which quantiles to record.")
+    quantiles: Annotated[list[Quantile], AfterValidator(_no_repeats)] = Field(
+        default=[], description="For a histogram: which quantiles to record."
+    )
     mean: bool = Field(default=False, description="For a histogram: record the mean as well.")
     reduce: Literal["sum", "max", "min", "avg"] | None = Field(
         default=None, description="For a gauge: how the series of one instance and model become one."
@@ -147,8 +210,6 @@ class Signal(_Model):
             raise ValueError(
                 f"a signal has one of family, ratio and expr; this one has {' and '.join(kinds)}"
             )
-        if any(not 0 < q < 1 for q in self.quantiles):
-            raise ValueError("quantiles lie between 0 and 1, for example [0.5, 0.9, 0.99]")
         return self
 
 
@@ -172,13 +233,15 @@ class Alert(_Model):
         default="", description="What is seen; made from the signal and threshold by default."
     )
     action: str = Field(min_length=8, description="What the person on call does first.")
-    labels: dict[LabelName, str] = Field(default={}, description="Labels put on the alert besides severity.")
+    labels: dict[SeriesLabel, str] = Field(
+        default={}, description="Labels put on the alert besides severity."
+    )
 
 
 class PanelSpec(_Model):
     """A panel, where the signal's name alone is not enough."""
 
-    signal: SignalName | None = Field(default=None, description="The signal to show.")
+    signal: str | None = Field(default=None, description="The signal to show, or a part of it (ttft.p90).")
     signals: list[str] = Field(
         default=[], description="Several signals, or parts of them (ttft.p90), in one panel."
     )
@@ -204,12 +267,17 @@ class RowSpec(_Model):
     panels: list[str | PanelSpec] = Field(min_length=1, description="The panels, left to right.")
 
 
+def _url(value: str) -> str:
+    if not re.fullmatch(r"https?://[!-~]*[!-.0-~]", value) or set(value) & set("\"'{}<>`"):
+        raise ValueError(f"{value!r} is not an http or https address without a slash at its end")
+    return value
+
+
 class Runbooks(_Model):
     """Where runbook pages are published."""
 
-    url: str = Field(
+    url: Annotated[str, AfterValidator(_url)] = Field(
         default="https://runbooks.example.org/llm-serving",
-        pattern=r"^https?://[^\s\"'{}]+[^/\s\"'{}]$",
         description="The base of runbook links; an alert's page is URL/ALERT.",
     )
 
@@ -227,7 +295,7 @@ class Profile(_Model):
     extends: str | None = Field(
         default=None, description="A profile that ships with monitorgen, or a file beside it."
     )
-    name: str = Field(default="", description="A short name; the file's by default.")
+    name: ProfileName = Field(default="", description="A short name; the file's by default.")
     title: str = Field(default="", description="The dashboard's title.")
     engines: dict[str, str] = Field(
         default={}, description="Engines and the versions that everything must hold for."
@@ -235,7 +303,7 @@ class Profile(_Model):
     catalogs: list[str] = Field(default=[], description="Catalog files of your own, beside the profile.")
     labels: Labels = Field(default=Labels())
     interval: Intervals = Field(default=Intervals())
-    scrape: dict[str, Scrape] = Field(default={}, description="Scrape jobs by name.")
+    scrape: dict[JobName, Scrape] = Field(default={}, description="Scrape jobs by name.")
     runbooks: Runbooks = Field(default=Runbooks())
     thresholds: dict[SignalName, Threshold] = Field(default={}, description="Named numbers with units.")
     signals: dict[SignalName, Signal] = Field(default={}, description="What is worth knowing.")

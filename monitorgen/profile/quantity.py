@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -52,7 +53,7 @@ def parse_quantity(text: str | float) -> Quantity:
     """Parse a quantity. Raises ValueError with a sentence for people."""
     shown = str(text).strip()
     if isinstance(text, int | float) and not isinstance(text, bool):
-        return Quantity(float(text), "", shown)
+        return Quantity(_finite(shown), "", shown)
     match = _QUANTITY.fullmatch(shown)
     if match is None:
         if _DURATION.fullmatch(shown):
@@ -66,7 +67,15 @@ def parse_quantity(text: str | float) -> Quantity:
         raise ValueError(f"{shown!r} has the unknown unit {suffix!r}; known are {known}")
     unit, factor = SUFFIXES[suffix]
     # round() hides the dust of binary fractions: 600ms is 0.6, not 0.6000000000000001.
-    return Quantity(float(f"{float(number) * factor:.12g}"), unit, shown, suffix)
+    return Quantity(_finite(f"{_finite(number) * factor:.12g}"), unit, shown, suffix)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        shown = text if len(text) <= 30 else f"{text[:27]}..."
+        raise ValueError(f"{shown} is too large a number")
+    return value
 
 
 def parse_seconds(text: str | float) -> float:

@@ -6,6 +6,8 @@ Only the plain core of YAML is taken: no aliases, anchors, tags or duplicate key
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,7 +18,7 @@ from monitorgen.bundle import Origin
 from monitorgen.errors import InputError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
-MAX_BYTES = 2_000_000
+MAX_BYTES = 500_000
 MAX_DEPTH = 40
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -29,6 +31,7 @@ class Document:
     data: Any
     origins: dict[KeyPath, Origin] = field(default_factory=dict)
     file: str = ""
+    removed: dict[KeyPath, Origin] = field(default_factory=dict)  # what a null took away, and where it stands
 
     def origin(self, path: KeyPath) -> Origin:
         """The origin of `path`, or of its nearest parent."""
@@ -63,6 +66,7 @@ def parse_document(raw: bytes, name: str) -> Document:
             hint="save the file as UTF-8",
         ) from error
     document = Document(data=None, file=name)
+    _refuse_characters(text, name)
     try:
         depth = 0
         for event in yaml.parse(text, Loader=_LOADER):
@@ -71,7 +75,7 @@ def parse_document(raw: bytes, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         origin = Origin(name, mark.line + 1, mark.column + 1) if mark else Origin(name)
-        raise InputError(f"not valid YAML: {error.problem or error}", origin=origin) from error
+        raise InputError(_yaml_problem(error, text), origin=origin) from error
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"not valid YAML: {error}", origin=Origin(name)) from error
     if node is not None:
@@ -79,8 +83,32 @@ def parse_document(raw: bytes, name: str) -> Document:
     return document
 
 
+def _refuse_characters(text: str, name: str) -> None:
+    """Refuse what YAML cannot hold (NUL, control characters), with its place."""
+    match = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if match is not None:
+        before = text[: match.start()]
+        origin = Origin(name, before.count("\n") + 1, match.start() - (before.rfind("\n") + 1) + 1)
+        raise InputError(
+            f"the character {match.group()!r} is not allowed", origin=origin, hint="remove it, or escape it"
+        )
+
+
+def _yaml_problem(error: yaml.MarkedYAMLError, text: str) -> str:
+    """What is wrong, in the parser's words; a tab is called a tab."""
+    mark = error.problem_mark
+    if mark is not None and "cannot start any token" in str(error.problem):
+        at = text.splitlines()[mark.line : mark.line + 1]
+        if at and at[0][mark.column : mark.column + 1] == "\t":
+            return "not valid YAML: a tab; YAML is indented with spaces"
+    words = [str(error.problem or error)]
+    if words[0].startswith("but ") and error.context:
+        words.insert(0, str(error.context))
+    return f"not valid YAML: {' '.join(words)}"
+
+
 def _refuse_event(event: Any, name: str, depth: int) -> int:
-    """Refuse aliases, anchors and deep nesting as events, before anything is expanded; the new depth."""
+    """Refuse aliases, anchors, tags and deep nesting before anything is expanded; the new depth."""
     mark = event.start_mark
     origin = Origin(name, mark.line + 1, mark.column + 1) if mark else Origin(name)
     if isinstance(event, yaml.AliasEvent):
@@ -91,6 +119,9 @@ def _refuse_event(event: Any, name: str, depth: int) -> int:
         raise InputError(
             f"the anchor &{event.anchor} is not allowed", origin=origin, hint="write the value out"
         )
+    if getattr(event, "tag", None):
+        shown = event.tag.replace("tag:yaml.org,2002:", "!!")
+        raise InputError(f"the tag {shown} is not allowed", origin=origin, hint="write the plain value")
     if isinstance(event, yaml.CollectionStartEvent):
         depth += 1
         if depth > MAX_DEPTH:  # libyaml's composer recurses in C and would overflow the stack
@@ -102,10 +133,6 @@ def _build(node: Any, path: KeyPath, document: Document) -> Any:
     mark = node.start_mark
     here = Origin(document.file, mark.line + 1, mark.column + 1, dotted(path))
     document.origins.setdefault(path, here)
-    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.endswith(
-        ("binary", "set", "omap", "python")
-    ):
-        raise InputError(f"the tag {node.tag} is not allowed", origin=here)
     if isinstance(node, yaml.MappingNode):
         return _build_mapping(node, path, document)
     if isinstance(node, yaml.SequenceNode):
@@ -167,60 +194,82 @@ def merge(base: Document, child: Document) -> Document:
     """`child` laid over `base`: mappings merge, null removes a key, everything else replaces.
 
     Dashboard rows are the one list that merges: a row of the same title gets the child's panels added,
-    a new row stands at the end.
+    a new row stands at the end. Raises InputError where null removes what is not there.
     """
-    origins = dict(base.origins)
-    data = _merge(base.data or {}, child.data or {}, (), origins, child)
-    return Document(data=data, origins=origins, file=child.file)
+    result = Document(data=None, origins=dict(base.origins), file=child.file, removed=dict(base.removed))
+    result.data = _merge(base.data or {}, child.data or {}, (), result, child)
+    return result
 
 
-def _merge(base: Any, over: Any, path: KeyPath, origins: dict[KeyPath, Origin], child: Document) -> Any:
+def _merge(base: Any, over: Any, path: KeyPath, result: Document, child: Document) -> Any:
     if isinstance(base, dict) and isinstance(over, dict):
-        result = dict(base)
+        merged = dict(base)
         for key, value in over.items():
             at = (*path, key)
             if value is None and path:
-                result.pop(key, None)
+                _remove(merged, key, at, result, child)
             elif key in base:
-                result[key] = _merge(base[key], value, at, origins, child)
+                merged[key] = _merge(base[key], value, at, result, child)
             else:
-                result[key] = value
-                _copy_origins(origins, child, at, at)
-        return result
+                merged[key] = value
+                result.removed.pop(at, None)
+                _copy_origins(result, child, value, at, at)
+        return merged
     if path == ("dashboard",) and isinstance(base, list) and isinstance(over, list):
-        return _merge_rows(base, over, origins, child)
-    for stale in [p for p in origins if p[: len(path)] == path]:
-        del origins[stale]
-    _copy_origins(origins, child, path, path)
+        return _merge_rows(base, over, result, child)
+    for stale in _paths(base, path):
+        result.origins.pop(stale, None)
+    _copy_origins(result, child, over, path, path)
     return over
 
 
-def _merge_rows(
-    base: list[Any], over: list[Any], origins: dict[KeyPath, Origin], child: Document
-) -> list[Any]:
+def _remove(merged: dict[str, Any], key: str, at: KeyPath, result: Document, child: Document) -> None:
+    """Take away a key that the base has; a null for anything else is a slip of the pen."""
+    if key not in merged:
+        near = difflib.get_close_matches(key, merged, 1, 0.5)
+        raise InputError(
+            f"{dotted(at)} is empty, and there is nothing of that name to remove",
+            origin=child.origin(at),
+            hint=f"did you mean {near[0]!r}?" if near else "give it a value, or take the line out",
+        )
+    del merged[key]
+    result.removed[at] = child.origin(at)
+
+
+def _merge_rows(base: list[Any], over: list[Any], result: Document, child: Document) -> list[Any]:
     rows = [dict(row) if isinstance(row, dict) else row for row in base]
-    titles = {row.get("row"): index for index, row in enumerate(rows) if isinstance(row, dict)}
+    titles = {str(row.get("row")): index for index, row in enumerate(rows) if isinstance(row, dict)}
     for number, row in enumerate(over):
         title = row.get("row") if isinstance(row, dict) else None
-        index = titles.get(title) if title is not None else None
+        index = titles.get(title) if isinstance(title, str) else None
         panels = row.get("panels") if isinstance(row, dict) else None
-        if index is None or not isinstance(panels, list) or not isinstance(rows[index].get("panels"), list):
-            _copy_origins(origins, child, ("dashboard", number), ("dashboard", len(rows)))
-            rows.append(row)
+        plain = isinstance(panels, list) and set(row) == {"row", "panels"}
+        if index is None or not plain or not isinstance(rows[index].get("panels"), list):
+            _copy_origins(result, child, row, ("dashboard", number), ("dashboard", len(rows)))
+            if isinstance(title, str):
+                titles.setdefault(title, len(rows))
+            rows.append(dict(row) if isinstance(row, dict) else row)
             continue
         start = len(rows[index]["panels"])
-        rows[index]["panels"] = [*rows[index]["panels"], *panels]
-        for offset in range(len(panels)):
-            _copy_origins(
-                origins,
-                child,
-                ("dashboard", number, "panels", offset),
-                ("dashboard", index, "panels", start + offset),
-            )
+        rows[index]["panels"] = [*rows[index]["panels"], *(panels or ())]
+        for offset, panel in enumerate(panels or ()):
+            source = ("dashboard", number, "panels", offset)
+            _copy_origins(result, child, panel, source, ("dashboard", index, "panels", start + offset))
     return rows
 
 
-def _copy_origins(origins: dict[KeyPath, Origin], child: Document, source: KeyPath, target: KeyPath) -> None:
-    for path, origin in child.origins.items():
-        if path[: len(source)] == source:
-            origins[(*target, *path[len(source) :])] = origin
+def _paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
+    """The paths of a value and of everything in it."""
+    yield path
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _paths(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _paths(inner, (*path, index))
+
+
+def _copy_origins(result: Document, child: Document, value: Any, source: KeyPath, target: KeyPath) -> None:
+    for path in _paths(value, source):
+        if path in child.origins:
+            result.origins[(*target, *path[len(source) :])] = child.origins[path]

@@ -162,7 +162,9 @@ class Scenario:
                     return move, everywhere
         raise CannotProvoke(f"no change of {', '.join(f.name for f in families)} that was tried provokes it")
 
-    def _holds(self, condition: Condition, before: Drives, subject: Drives, bystander: Drives, window: float) -> bool:
+    def _holds(
+        self, condition: Condition, before: Drives, subject: Drives, bystander: Drives, window: float
+    ) -> bool:
         recorder = Recorder()
         for first, second in ((before, before), (subject, bystander)):
             self._record(recorder, first, second, steps(window))
@@ -187,7 +189,11 @@ class Scenario:
         hold, window = self.alert.rule.hold, self.window
         quiet = window + hold + 3 * self.slack
         own = range(len(self.alert.conditions))
-        over = {number: beyond(self.conditions[number]) for number in range(len(self.conditions)) if number not in self.raw}
+        over = {
+            number: beyond(self.conditions[number])
+            for number in range(len(self.conditions))
+            if number not in self.raw
+        }
         over.update(dict.fromkeys(self.raw, 1.0))
         traffic = {n: v for n, v in over.items() if n not in own}
         calm = self.drives(traffic)
@@ -199,12 +205,16 @@ class Scenario:
                 if number not in self.raw:
                     under = self.drives({**over, number: short_of(self.conditions[number])})
                     phases.append(Phase(f"just not {self.conditions[number].plan.name}", quiet, under, calm))
-        phases.append(Phase("fire", max(window, hold) + hold + 6 * self.slack, fire, fire if moved_everywhere else calm))
+        phases.append(
+            Phase("fire", max(window, hold) + hold + 6 * self.slack, fire, fire if moved_everywhere else calm)
+        )
         if self.side == 0:
             phases.append(Phase("over", window + 4 * self.slack, calm, calm))
             if not self.raw:
                 idle = {**self.base()}
-                idle.update({n: idle_drive(f) for n, f in self.families.items() if not isinstance(idle[n], Gone)})
+                idle.update(
+                    {n: idle_drive(f) for n, f in self.families.items() if not isinstance(idle[n], Gone)}
+                )
                 phases.append(Phase("idle", quiet, idle, calm))
             for number in range(len(self.alert.conditions), len(self.conditions)):
                 thin = self.drives({**over, number: short_of(self.conditions[number])})
@@ -258,9 +268,12 @@ class Scenario:
         test.asks.append(Ask(item, "not before its `for`", first + hold - self.slack - self.step, base, ()))
         state = {"alertname": alert.name, "alertstate": "firing", **severity}
         firing = tuple(sorted((_merged(labels, state), 1.0) for labels in expected))
-        test.asks.append(Ask(item, "fires after its `for`", first + hold + self.slack, base, firing, name="ALERTS"))
+        test.asks.append(
+            Ask(item, "fires after its `for`", first + hold + self.slack, base, firing, name="ALERTS")
+        )
         rendered = tuple(
-            (_merged(labels, severity), _annotations(alert, labels, value)) for labels, value in sorted(expected.items())
+            (_merged(labels, severity), _annotations(alert, labels, value))
+            for labels, value in sorted(expected.items())
         )
         test.fires.append(Fires(item, "labels and annotations", steady, alert.name, rendered))
 
@@ -283,7 +296,9 @@ def _annotations(alert: PlannedAlert, labels: Labels, value: float) -> Labels:
     """The rendered annotations. Raises CannotProvoke for template actions that are not known here."""
     # Prometheus renders with the labels of the expression's result; the rule's own labels are not among them.
     try:
-        return tuple((key, render_annotation(text, dict(labels), value)) for key, text in alert.rule.annotations)
+        return tuple(
+            (key, render_annotation(text, dict(labels), value)) for key, text in alert.rule.annotations
+        )
     except ValueError as error:
         raise CannotProvoke(str(error)) from error
 

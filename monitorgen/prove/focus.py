@@ -46,7 +46,8 @@ class Rules:
     def subset(self, rules: set[int]) -> tuple[RuleGroup, ...]:
         """The groups with only these rules, in their order."""
         kept = (
-            replace(group, rules=tuple(rule for rule in group.rules if id(rule) in rules)) for group in self.groups
+            replace(group, rules=tuple(rule for rule in group.rules if id(rule) in rules))
+            for group in self.groups
         )
         return tuple(group for group in kept if group.rules)
 
@@ -64,7 +65,9 @@ def names_in(expr: str) -> list[str]:
         return []
 
 
-def focused(test: UnitTest, rules: Rules, items: set[str] | None = None) -> tuple[UnitTest, tuple[RuleGroup, ...]]:
+def focused(
+    test: UnitTest, rules: Rules, items: set[str] | None = None
+) -> tuple[UnitTest, tuple[RuleGroup, ...]]:
     """The test with only the asks of `items` (all by default) and the series that these need, and the rules for it."""
     asks = [ask for ask in test.asks if items is None or ask.item in items]
     fires = [fire for fire in test.fires if items is None or fire.item in items]

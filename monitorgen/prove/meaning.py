@@ -56,7 +56,11 @@ class Samples:
     def _rates(self, source: Source, suffix: str, labels: tuple[str, ...], window: float, t: float) -> Vector:
         """Summed rates: for each label set, the newest family name that has one speaks."""
         return self._first(
-            source, suffix, labels, lambda course: rate(course.values, t, window), lambda values: math.fsum(values)
+            source,
+            suffix,
+            labels,
+            lambda course: rate(course.values, t, window),
+            lambda values: math.fsum(values),
         )
 
     def _first(
@@ -111,7 +115,9 @@ class Samples:
             inside = [v for v in window_values(course.values, t, plan.window) if v is not None]
             if not inside:
                 return None
-            return {"max": max, "min": min, "last": lambda v: v[-1], "avg": lambda v: math.fsum(v) / len(v)}[over](inside)
+            return {"max": max, "min": min, "last": lambda v: v[-1], "avg": lambda v: math.fsum(v) / len(v)}[
+                over
+            ](inside)
 
         functions: dict[str, Callable[[list[float]], float]] = {
             "sum": math.fsum,
@@ -133,7 +139,9 @@ class Samples:
         for name in {sel.name for sel in selectors(expr)}:
             if name in records:
                 values = self.value(*records[name], t)
-                series += [Series({"__name__": name, **dict(key)}, [(t, value)]) for key, value in values.items()]
+                series += [
+                    Series({"__name__": name, **dict(key)}, [(t, value)]) for key, value in values.items()
+                ]
             else:
                 series += self._raw(name)
         found = evaluate(expr, Storage(series), t)
@@ -188,7 +196,9 @@ def rate(values: list[float | None], t: float, window: float) -> float | None:
     Source: `extrapolatedRate` of Prometheus' PromQL engine.
     """
     first, last = _bounds(t, window)
-    inside = [(i * SAMPLE_INTERVAL, v) for i, v in enumerate(values[first : last + 1], first) if v is not None]
+    inside = [
+        (i * SAMPLE_INTERVAL, v) for i, v in enumerate(values[first : last + 1], first) if v is not None
+    ]
     if len(inside) < 2:
         return None
     growth, previous = 0.0, inside[0][1]
@@ -226,4 +236,6 @@ def bucket_quantile(q: float, edges: Mapping[float, float]) -> float:
 
 def edge_clear(t: float, windows: Iterable[float]) -> bool:
     """Whether no window that ends at `t` begins exactly at a sample, where Prometheus 2 and 3 differ."""
-    return all(abs((t - w) / SAMPLE_INTERVAL - round((t - w) / SAMPLE_INTERVAL)) > 1e-6 for w in (*windows, LOOKBACK))
+    return all(
+        abs((t - w) / SAMPLE_INTERVAL - round((t - w) / SAMPLE_INTERVAL)) > 1e-6 for w in (*windows, LOOKBACK)
+    )

@@ -47,7 +47,13 @@ class Promtool:
     def _run(self, *args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(
-                [self.path, *args], capture_output=True, text=True, timeout=TIMEOUT, cwd=cwd, check=False, stdin=subprocess.DEVNULL
+                [self.path, *args],
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+                cwd=cwd,
+                check=False,
+                stdin=subprocess.DEVNULL,
             )
         except subprocess.TimeoutExpired as error:
             raise MonitorgenError(f"{self.path} did not answer within {TIMEOUT:.0f} s") from error

@@ -15,7 +15,12 @@ from monitorgen.prove.check import CheckResult
 from monitorgen.prove.ledger import Ledger, Level
 from monitorgen.prove.simulate import Progress as Report
 
-MARKS = {"proven": "[green]proven[/]", "failed": "[red]failed[/]", "unproven": "[yellow]unproven[/]", "none": "[dim]-[/]"}
+MARKS = {
+    "proven": "[green]proven[/]",
+    "failed": "[red]failed[/]",
+    "unproven": "[yellow]unproven[/]",
+    "none": "[dim]-[/]",
+}
 KINDS = {"record": "recording rules", "alert": "alerts", "panel": "panels", "scrape": "scrape jobs"}
 
 
@@ -63,9 +68,15 @@ def _print_failures(console: Console, ledger: Ledger) -> None:
         if (proof.item, proof.claim) in shown:
             continue
         shown.add((proof.item, proof.claim))
-        console.print(f"[red]failed[/] {escape(proof.item)}: {escape(proof.claim)} [dim]({escape(proof.source)})[/]")
+        console.print(
+            f"[red]failed[/] {escape(proof.item)}: {escape(proof.claim)} [dim]({escape(proof.source)})[/]"
+        )
         if proof.asked:
-            console.print(f"       asked at {proof.when}: {escape(proof.asked)}" if proof.when else f"       {escape(proof.asked)}")
+            console.print(
+                f"       asked at {proof.when}: {escape(proof.asked)}"
+                if proof.when
+                else f"       {escape(proof.asked)}"
+            )
         for line in proof.answer.splitlines()[:8]:
             console.print(f"       {escape(line)}")
 
@@ -82,7 +93,9 @@ def _print_items(console: Console, ledger: Ledger, levels: tuple[Level, ...]) ->
     table = Table("item", *levels, "claims", box=None, pad_edge=False)
     for item in ledger.items:
         claims = list(dict.fromkeys(p.claim for level in levels for p in ledger.of(item, level)))
-        table.add_row(escape(item), *(MARKS[ledger.state(item, level)] for level in levels), escape("; ".join(claims)))
+        table.add_row(
+            escape(item), *(MARKS[ledger.state(item, level)] for level in levels), escape("; ".join(claims))
+        )
     console.print(table)
 
 

@@ -80,7 +80,9 @@ def bound(tests: Iterable[UnitTest], bundle: Bundle) -> tuple[list[UnitTest], di
     return result, missing
 
 
-def test_files(tests: Iterable[UnitTest], groups: Iterable[RuleGroup], *, folder: str = "tests") -> dict[str, str]:
+def test_files(
+    tests: Iterable[UnitTest], groups: Iterable[RuleGroup], *, folder: str = "tests"
+) -> dict[str, str]:
     """Unit test files by name: one for the values, one for the alerts of each evaluation interval."""
     grouped: dict[tuple[str, float], list[UnitTest]] = {}
     for test in tests:
@@ -98,7 +100,12 @@ test_files.__test__ = False  # type: ignore[attr-defined]
 
 
 def simulate(
-    tests: TestPlan, bundle: Bundle, promtools: Iterable[Promtool], ledger: Ledger, *, progress: Progress | None = None
+    tests: TestPlan,
+    bundle: Bundle,
+    promtools: Iterable[Promtool],
+    ledger: Ledger,
+    *,
+    progress: Progress | None = None,
 ) -> None:
     """Run the tests against the rules and panels of `bundle` and enter what came back into the ledger."""
     ready, missing = bound(tests.tests, bundle)
@@ -109,15 +116,21 @@ def simulate(
     tools = list(promtools)
     if not tools:
         for item in ledger.items:
-            ledger.unproven(item, "simulated", "promtool was not found; install Prometheus, or give --promtool")
+            ledger.unproven(
+                item, "simulated", "promtool was not found; install Prometheus, or give --promtool"
+            )
         return
     rules = Rules(bundle)
     with tempfile.TemporaryDirectory(prefix="monitorgen-") as name:
-        written = [(tests, _write(Path(name), number, tests, rules)) for number, tests in enumerate(_batches(ready))]
+        written = [
+            (tests, _write(Path(name), number, tests, rules)) for number, tests in enumerate(_batches(ready))
+        ]
         jobs = [(tool, tests, file) for tool in tools for tests, file in written]
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             answers = pool.map(lambda job: job[0].test_rules([job[2]]), jobs)
-            for done, ((tool, tests, _), (failures, trouble)) in enumerate(zip(jobs, answers, strict=True), 1):
+            for done, ((tool, tests, _), (failures, trouble)) in enumerate(
+                zip(jobs, answers, strict=True), 1
+            ):
                 if progress:
                     progress(f"promtool {tool.version}: {tests[0].name}", done, len(jobs))
                 _enter(tests, failures, trouble, tool, ledger)
@@ -158,11 +171,15 @@ def _write(folder: Path, number: int, tests: list[UnitTest], rules: Rules) -> Pa
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     path = folder / f"{number}.test.yaml"
-    path.write_text(render_file(small, files, [group.name for group in ordered], tests[0].step), encoding="utf-8")
+    path.write_text(
+        render_file(small, files, [group.name for group in ordered], tests[0].step), encoding="utf-8"
+    )
     return path
 
 
-def _enter(tests: list[UnitTest], failures: list[Failure], trouble: str, tool: Promtool, ledger: Ledger) -> None:
+def _enter(
+    tests: list[UnitTest], failures: list[Failure], trouble: str, tool: Promtool, ledger: Ledger
+) -> None:
     """One proof for each item, claim and promtool: it holds unless promtool names it among its failures."""
     source = f"promtool {tool.version}"
     failed = {(f.test, f.subject, f.time): f.text for f in failures}
@@ -176,15 +193,25 @@ def _enter(tests: list[UnitTest], failures: list[Failure], trouble: str, tool: P
         for fire in test.fires:
             key = (test.name, fire.alert, clock(fire.time))
             seen.add(key)
-            ledger.add([_proof(fire.item, fire.claim, failed.get(key), trouble, source, fire.alert, clock(fire.time))])
+            ledger.add(
+                [
+                    _proof(
+                        fire.item, fire.claim, failed.get(key), trouble, source, fire.alert, clock(fire.time)
+                    )
+                ]
+            )
     for key, text in failed.items():
         if key not in seen:
             # A failure that cannot be laid at one item's door is laid at the test's: nothing is hidden.
-            for item in {i for t in tests if t.name == key[0] for i in t.items} or {i for t in tests for i in t.items}:
+            for item in {i for t in tests if t.name == key[0] for i in t.items} or {
+                i for t in tests for i in t.items
+            }:
                 ledger.add([Proof(item, "simulated", key[0], False, source, key[1], text, key[2])])
 
 
-def _proof(item: str, claim: str, text: str | None, trouble: str, source: str, asked: str, when: str) -> Proof:
+def _proof(
+    item: str, claim: str, text: str | None, trouble: str, source: str, asked: str, when: str
+) -> Proof:
     if trouble:
         return Proof(item, "simulated", claim, False, source, asked, trouble, when)
     return Proof(item, "simulated", claim, text is None, source, asked, text or "as expected", when)

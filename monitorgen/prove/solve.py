@@ -30,7 +30,9 @@ class CannotProvoke(Exception):
 Drives = dict[str, Drive]
 
 
-def family_names(plan: Plan, plans: Mapping[str, Plan], catalogs: Mapping[str, tuple[Catalog, ...]]) -> list[Family]:
+def family_names(
+    plan: Plan, plans: Mapping[str, Plan], catalogs: Mapping[str, tuple[Catalog, ...]]
+) -> list[Family]:
     """All families that a plan reads, raw ones in expressions included."""
     found = {family.name: family for source in plan.sources for family in source.families}
     if plan.kind == "expr":
@@ -38,7 +40,9 @@ def family_names(plan: Plan, plans: Mapping[str, Plan], catalogs: Mapping[str, t
         for sel in selectors(plan.expr):
             if sel.name in records:
                 continue
-            hit = next((f for cs in catalogs.values() for c in reversed(cs) if (f := c.family_of(sel.name))), None)
+            hit = next(
+                (f for cs in catalogs.values() for c in reversed(cs) if (f := c.family_of(sel.name))), None
+            )
             if hit is not None:
                 found[hit.name] = hit
         for use in plan.uses:
@@ -51,7 +55,7 @@ def calm_drive(family: Family) -> Drive:
     if family.type == "counter":
         return Counter(CALM_RATE)
     if family.type == "histogram":
-        edge = family.buckets[min(2, len(family.buckets) - 1)]
+        edge = family.edges[min(2, len(family.edges) - 1)]
         return Histogram(CALM_RATE, 0.5, edge * 0.75)
     return Gauge({"ratio": 0.25, "bool": 1.0, "bytes": 2.0**28}.get(family.unit, 2.0))
 
@@ -61,7 +65,7 @@ def idle_drive(family: Family) -> Drive:
     if family.type == "counter":
         return Counter(0.0)
     if family.type == "histogram":
-        return Histogram(0.0, 0.5, family.buckets[min(2, len(family.buckets) - 1)] * 0.75)
+        return Histogram(0.0, 0.5, family.edges[min(2, len(family.edges) - 1)] * 0.75)
     return Gauge(0.0)
 
 
@@ -89,7 +93,7 @@ def _limits(condition: Condition) -> tuple[float, float]:
     high = unit.high if unit else float("inf")
     plan = condition.plan
     if plan.kind == "histogram" and condition.part.quantile is not None and plan.source:
-        high = plan.source.families[0].buckets[-1]
+        high = plan.source.families[0].edges[-1]
     return 0.0, high
 
 
@@ -103,17 +107,23 @@ def _near(condition: Condition, sign: int) -> float:
     if wanted >= high and value < high:
         wanted = (value + high) / 2
     if (direction > 0 and not wanted > value) or wanted < low or wanted > high:
-        raise CannotProvoke(f"{condition.plan.name}.{condition.part.name} lies between {low:g} and {high:g}: it cannot "
-                            f"be {'above' if direction > 0 else 'below'} {condition.text}")
+        raise CannotProvoke(
+            f"{condition.plan.name}.{condition.part.name} lies between {low:g} and {high:g}: it cannot "
+            f"be {'above' if direction > 0 else 'below'} {condition.text}"
+        )
     return wanted
 
 
-def solve(condition: Condition, wanted: float, drives: Drives, plans: Mapping[str, Plan], side: int = 0) -> Drives:
+def solve(
+    condition: Condition, wanted: float, drives: Drives, plans: Mapping[str, Plan], side: int = 0
+) -> Drives:
     """Drives under which the condition's signal reads `wanted`, keeping what `drives` already says."""
     return _solve(condition.plan, condition.part.name, wanted, drives, plans, side)
 
 
-def _solve(plan: Plan, part_name: str, wanted: float, drives: Drives, plans: Mapping[str, Plan], side: int) -> Drives:
+def _solve(
+    plan: Plan, part_name: str, wanted: float, drives: Drives, plans: Mapping[str, Plan], side: int
+) -> Drives:
     part = plan.part(part_name) or plan.parts[0]
     if plan.kind == "ratio":
         return _solve_ratio(plan, wanted, drives, side)
@@ -126,10 +136,10 @@ def _solve(plan: Plan, part_name: str, wanted: float, drives: Drives, plans: Map
     elif plan.kind == "gauge":
         new = Gauge(wanted * plan.divisor, plan.source.where)
     elif part.quantile is None:
-        new = Histogram(CALM_RATE, 0.5, family.buckets[0] / 2, mean=wanted)
+        new = Histogram(CALM_RATE, 0.5, family.edges[0] / 2, mean=wanted)
     else:
-        if not 0 < wanted < family.buckets[-1]:
-            raise CannotProvoke(f"the buckets of {family.name} end at {family.buckets[-1]:g}")
+        if not 0 < wanted < family.edges[-1]:
+            raise CannotProvoke(f"the buckets of {family.name} end at {family.edges[-1]:g}")
         new = Histogram(CALM_RATE, part.quantile, wanted)
     return {**drives, family.name: new}
 
@@ -227,7 +237,7 @@ def moves(families: Iterable[Family]) -> Iterator[Drives]:
         if family.type == "counter":
             return [Gone(), Counter(0.0), Counter(1.0), Counter(100.0)]
         if family.type == "histogram":
-            return [Gone(), Histogram(0.0, 0.5, family.buckets[0] / 2)]
+            return [Gone(), Histogram(0.0, 0.5, family.edges[0] / 2)]
         return [Gone(), Gauge(0.0), Gauge(1.0), Gauge(1.0, toggle=True), Gauge(100.0), Gauge(1e6)]
 
     for family in families:

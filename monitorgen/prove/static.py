@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from monitorgen.bundle import Bundle
@@ -12,18 +13,21 @@ from monitorgen.checks import Context, Finding, all_checks, run
 from monitorgen.prove.ledger import Ledger, Proof
 from monitorgen.prove.promtool import Promtool
 from monitorgen.targets.files import bundle_files
+from monitorgen.targets.grafana import dashboard_json
 
 
 def static_proofs(
     bundle: Bundle, catalogs: dict[str, tuple[Catalog, ...]] | None, ledger: Ledger
 ) -> tuple[Finding, ...]:
     """Run all checks; an item without findings is proven statically. The findings are returned."""
-    context = Context(bundle, catalogs, target_labels=_target_labels(bundle))
+    context = Context(_with_json(bundle), catalogs, target_labels=_target_labels(bundle))
     findings = run(context)
     by_item: dict[str, list[Finding]] = {}
     for finding in findings:
         by_item.setdefault(finding.item, []).append(finding)
-    versions = ", ".join(f"{e} {c[0].version} to {c[-1].version}" for e, c in sorted(context.catalogs.items()) if c)
+    versions = ", ".join(
+        f"{e} {c[0].version} to {c[-1].version}" for e, c in sorted(context.catalogs.items()) if c
+    )
     source = f"{len(all_checks())} checks against {versions}"
     for item in ledger.items:
         found = by_item.get(item, [])
@@ -31,6 +35,12 @@ def static_proofs(
         answer = "; ".join(str(f) for f in serious) if serious else "no findings"
         ledger.add([Proof(item, "static", "no check complains", not serious, source, answer=answer)])
     return findings
+
+
+def _with_json(bundle: Bundle) -> Bundle:
+    """The bundle with each dashboard's JSON, which the checks against Grafana's schema read."""
+    dashboards = (d if d.raw is not None else replace(d, raw=dashboard_json(d)) for d in bundle.dashboards)
+    return replace(bundle, dashboards=tuple(dashboards))
 
 
 def _target_labels(bundle: Bundle) -> set[str]:
@@ -58,4 +68,6 @@ def promtool_proofs(bundle: Bundle, promtools: Iterable[Promtool], ledger: Ledge
 
 
 def _said(item: str, asked: str, trouble: str, tool: Promtool) -> Proof:
-    return Proof(item, "static", "valid", not trouble, f"promtool {tool.version}", asked, trouble or "no complaint")
+    return Proof(
+        item, "static", "valid", not trouble, f"promtool {tool.version}", asked, trouble or "no complaint"
+    )

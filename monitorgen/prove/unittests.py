@@ -21,7 +21,9 @@ class Ask:
     expr: str
     expect: tuple[tuple[Labels, float], ...]
     name: str = ""  # the metric name that the answer carries, if any
-    query: str = ""  # for a panel: which of its queries is asked (its ref id); `expr` is filled in at run time
+    query: str = (
+        ""  # for a panel: which of its queries is asked (its ref id); `expr` is filled in at run time
+    )
     variables: tuple[tuple[str, str], ...] = ()
     scale: float = 1.0
 
@@ -141,7 +143,9 @@ HEADER = """\
 """
 
 
-def render_file(tests: Iterable[UnitTest], rule_files: Iterable[str], groups: Iterable[str], step: float) -> str:
+def render_file(
+    tests: Iterable[UnitTest], rule_files: Iterable[str], groups: Iterable[str], step: float
+) -> str:
     """A unit test file of tests that share an evaluation interval. Strings are JSON's, which YAML reads alike.
 
     `groups` are the rule groups in the order of evaluation: left to itself, promtool takes any.

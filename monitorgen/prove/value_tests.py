@@ -45,7 +45,9 @@ def value_tests(built: Built) -> list[UnitTest]:
         most = max(_sides(plan, built.plans) for plan in renamed.values())
         for side in range(1, most):
             tests.append(
-                _scenario(built, f"values, older names ({side})", renamed, lambda plan, index, s=side: index == s)  # type: ignore[misc]
+                _scenario(
+                    built, f"values, older names ({side})", renamed, lambda plan, index, s=side: index == s
+                )  # type: ignore[misc]
             )
         tests.append(_scenario(built, "values, old and new names at once", renamed, lambda plan, index: True))
     tests.append(_nothing(built))
@@ -58,7 +60,9 @@ def _sides(plan: Plan, plans: Mapping[str, Plan]) -> int:
 
 def _scenario(built: Built, name: str, plans: Mapping[str, Plan], exported: object) -> UnitTest:
     assert callable(exported)
-    with_uses = {n: p for n, p in built.plans.items() if n in plans or any(n in q.uses for q in plans.values())}
+    with_uses = {
+        n: p for n, p in built.plans.items() if n in plans or any(n in q.uses for q in plans.values())
+    }
     families = _families(built, with_uses, exported)
     longest = max([*_windows(built, with_uses), RATE_INTERVAL])
     count = int(longest / SAMPLE_INTERVAL) + 50
@@ -80,7 +84,9 @@ def _scenario(built: Built, name: str, plans: Mapping[str, Plan], exported: obje
             for part in plan.parts:
                 if plan.recorded:
                     vector = samples.value(plan, part, time)
-                    test.asks.append(ask_value(f"record/{part.record}", f"its value ({name})", time, part.record, vector))
+                    test.asks.append(
+                        ask_value(f"record/{part.record}", f"its value ({name})", time, part.record, vector)
+                    )
     _ask_panels(test, built, plans, samples, _times(count, windows)[-1], name)
     return test
 
@@ -157,15 +163,17 @@ def _write(recorder: Recorder, family: Family, target: Target, also: list[Where]
                 course.values += [value * scale] * samples
 
 
-def _write_histogram(recorder: Recorder, family: Family, labels: dict[str, str], rng: random.Random, count: int) -> None:
-    edges = [*(repr(float(edge)) for edge in family.buckets), "+Inf"]
+def _write_histogram(
+    recorder: Recorder, family: Family, labels: dict[str, str], rng: random.Random, count: int
+) -> None:
+    edges = [*(repr(float(edge)) for edge in family.edges), "+Inf"]
     for phase in range(count // PHASE_SAMPLES + 1):
         samples = min(PHASE_SAMPLES, count - phase * PHASE_SAMPLES)
         running, total = 0.0, 0.0
         for number, edge in enumerate(edges):
             inside = rng.randint(0, 6)
             running += inside
-            total += inside * (family.buckets[min(number, len(family.buckets) - 1)])
+            total += inside * (family.edges[min(number, len(family.edges) - 1)])
             recorder._grow(f"{family.name}_bucket", {**labels, "le": edge}, running, samples)
         recorder._grow(f"{family.name}_count", labels, running, samples)
         recorder._grow(f"{family.name}_sum", labels, total, samples)
@@ -188,7 +196,9 @@ def _nothing(built: Built) -> UnitTest:
         for part in plan.parts:
             if plan.recorded:
                 vector = samples.value(plan, part, STEP)
-                test.asks.append(ask_value(f"record/{part.record}", "nothing from nothing", STEP, part.record, vector))
+                test.asks.append(
+                    ask_value(f"record/{part.record}", "nothing from nothing", STEP, part.record, vector)
+                )
     _ask_panels(test, built, built.plans, samples, STEP, test.name)
     return test
 
@@ -203,7 +213,9 @@ def _ask_panels(
         for panel in dashboard.panels:
             for query, plan, part in panel_queries(panel, built.plans):
                 if plan.name in plans:
-                    test.asks += _panel_asks(built, dashboard, panel, query, plan, part, samples, time, scenario)
+                    test.asks += _panel_asks(
+                        built, dashboard, panel, query, plan, part, samples, time, scenario
+                    )
 
 
 def panel_queries(panel: Panel, plans: Mapping[str, Plan]) -> list[tuple[Query, Plan, Part | None]]:

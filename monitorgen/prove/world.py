@@ -131,7 +131,9 @@ class Recorder:
         self._last: dict[int, float] = {}
         self.length = 0
 
-    def phase(self, exports: Sequence[tuple[Family, Target, Drive]], count: int, also: Mapping[str, list[Where]]) -> None:
+    def phase(
+        self, exports: Sequence[tuple[Family, Target, Drive]], count: int, also: Mapping[str, list[Where]]
+    ) -> None:
         """Add `count` samples to every family given; what is not given has no samples in this phase."""
         for family, target, drive in exports:
             if isinstance(drive, Gone):
@@ -186,7 +188,7 @@ class Recorder:
 
     def _histogram(self, family: Family, sets: list[dict[str, str]], drive: Histogram, count: int) -> None:
         total = drive.rate * SAMPLE_INTERVAL / len(sets)
-        edges = family.buckets
+        edges = family.edges
         weights = bucket_weights(edges, drive)
         for labels in sets:
             running = 0.0

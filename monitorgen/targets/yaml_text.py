@@ -18,6 +18,7 @@ except ImportError:  # pragma: no cover - PyYAML without libyaml
 # Words that some YAML parser takes for something else than a string, and what looks like a number to one.
 _WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "none", "nan", "inf", "~"})
 _NUMBER = re.compile(r"[-+]?[0-9.]", re.ASCII)
+_DURATION = re.compile(r"(?:[0-9]+(?:ms|[smhdw]))+", re.ASCII)  # no YAML parser takes 5m for a number
 # Lines that a literal block holds unchanged in every parser: printable, no space or tab at the ends.
 _LITERAL = re.compile(r"[!-~](?:[ -~]*[!-~])?(?:\n(?:| *[!-~](?:[ -~]*[!-~])?))*\n?", re.ASCII)
 
@@ -35,7 +36,7 @@ def _string(dumper: Any, text: str) -> Any:
         style = "|"
     elif not text.isascii() or not text.isprintable():
         style = '"'
-    elif text.lower() in _WORDS or _NUMBER.match(text):
+    elif text.lower() in _WORDS or (_NUMBER.match(text) and not _DURATION.fullmatch(text)):
         style = "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 

@@ -110,46 +110,27 @@ def test_findings_about_our_profiles_point_to_the_profile(name):
     assert all(one.origin.file.endswith(".yaml") and one.origin.line > 1 for one in found)
 
 
+_NAMES = ["up", "vllm:num_requests_running", "vllm:request_success_total", "r:x:rate5m", "r:y:p90"]
+_SYNTAX = [
+    "sum",
+    "by",
+    "(job)",
+    "rate",
+    "(",
+    ")",
+    "[5m]",
+    ">",
+    "==",
+    "0.5",
+    "90",
+    "and",
+    "or",
+    "unless",
+    "on",
+    ",",
+]
 _WORDS = st.sampled_from(
-    [
-        "up",
-        "vllm:num_requests_running",
-        "vllm:request_success_total",
-        "r:x:rate5m",
-        "r:y:p90",
-        "sum",
-        "by",
-        "(job)",
-    ]
-    + [
-        "vllm:time_to_first_token_seconds_bucket",
-        "rate",
-        "(",
-        ")",
-        "[5m]",
-        ">",
-        "<",
-        "==",
-        "0.5",
-        "90",
-        "and",
-        "or",
-    ]
-    + [
-        "unless",
-        "on",
-        "without",
-        "histogram_quantile",
-        ",",
-        "/",
-        "+",
-        "-",
-        "*",
-        "topk",
-        '{le="0.5"}',
-        "absent",
-    ]
-    + ['{finished_reason=~"stop|x"}', "$__rate_interval", "bool", "group_left", "[1h:5m]", "scalar", "vector"]
+    [*_NAMES, *_SYNTAX, '{le="0.5"}', '{finished_reason=~"stop|x"}', "$__rate_interval", "bool"]
 )
 _GROWN = st.recursive(
     st.sampled_from(

@@ -18,7 +18,7 @@ def bucket_edge(context: Context) -> Iterator[Finding]:
     for subject in context.expressions:
         for selector in context.selectors(subject.expr):
             family = context.family(selector.name)
-            if family is None or not family.buckets:
+            if family is None or not family.edges:
                 continue
             for matcher in selector.matchers:
                 if matcher.name == "le" and (problem := _problem(family, matcher)):
@@ -26,7 +26,7 @@ def bucket_edge(context: Context) -> Iterator[Finding]:
 
 
 def _problem(family: Family, matcher: Matcher) -> tuple[str, str] | None:
-    texts = [repr(float(edge)) for edge in family.buckets] + ["+Inf"]
+    texts = [repr(float(edge)) for edge in family.edges] + ["+Inf"]
     if matcher.op in ("=~", "!~"):
         try:
             fits = any(re.fullmatch(matcher.value, text) for text in texts)
@@ -36,7 +36,7 @@ def _problem(family: Family, matcher: Matcher) -> tuple[str, str] | None:
         fits = matcher.value in texts
     if fits:
         return None
-    wanted = _nearest(matcher.value, family.buckets)
+    wanted = _nearest(matcher.value, family.edges)
     return f"{matcher} is no bucket edge of {family.name}", f"the nearest is {wanted!r}" if wanted else ""
 
 

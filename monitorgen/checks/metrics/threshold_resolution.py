@@ -37,4 +37,4 @@ def _lowest(context: Context, expr: str, seen: frozenset[str] = frozenset()) -> 
     if tree.called(node) != "histogram_quantile":
         return []
     families = [context.family(name) for name in tree.names(node)]
-    return [family.buckets[0] for family in families if family and family.buckets]
+    return [family.edges[0] for family in families if family and family.edges]
