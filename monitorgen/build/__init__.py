@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from monitorgen.bundle import Bundle, ScrapeJob, pairs
 from monitorgen.catalog import Catalog, in_range, recorded
 from monitorgen.errors import InputError
 from monitorgen.profile import Loaded, parse_seconds
+from monitorgen.profile.explain import did_you_mean
+from monitorgen.profile.legacy import THRESHOLDS
 
 __all__ = ["Built", "Plan", "PlannedAlert", "build", "load_catalogs"]
 
@@ -52,11 +55,12 @@ def load_catalogs(loaded: Loaded, *, recorded_only: bool = False) -> Catalogs:
     for number, name in enumerate(loaded.profile.catalogs):
         from monitorgen.catalog.userfile import read
 
-        path = Path(name) if Path(name).is_absolute() else loaded.folder / name
+        at = loaded.origin("catalogs", number)
+        # Beside the file that names it: a profile, one that it extends, or an overrides file.
         try:
-            own = read(path)
+            own = read((Path(at.file).parent if Path(at.file).is_file() else Path()) / name)
         except InputError as error:
-            raise InputError(str(error), origin=loaded.origin("catalogs", number)) from error
+            raise error if error.origin else InputError(error.message, origin=at, hint=error.hint) from error
         catalogs[own.engine] = (*catalogs.get(own.engine, ()), own)
     catalogs.setdefault("prometheus", in_range("prometheus", ""))
     return catalogs
@@ -73,11 +77,19 @@ def build(loaded: Loaded, catalogs: Catalogs | None = None) -> Built:
 
 def _build(loaded: Loaded, catalogs: Catalogs) -> Built:
     profile, name = loaded.profile, loaded.name
+    if not profile.signals and not profile.scrape:
+        raise InputError(
+            "the profile has neither signals nor scrape jobs: there is nothing to build",
+            origin=loaded.origin(),
+            hint="extends: optimized",
+        )
+    _check_keep(loaded, catalogs)
     for job, scrape in profile.scrape.items():
         if scrape.engine not in profile.engines:
             raise InputError(
                 f"the scrape job {job} runs the engine {scrape.engine!r}, which engines: does not name",
                 origin=loaded.origin("scrape", job, "engine"),
+                hint=did_you_mean(scrape.engine, profile.engines),
             )
     plans, dormant = resolve_signals(loaded, catalogs)
     plans = render_expressions(plans, loaded, catalogs, dormant)
@@ -86,6 +98,7 @@ def _build(loaded: Loaded, catalogs: Catalogs) -> Built:
     for group in groups:
         for rule in group.rules:
             check_parses(rule.expr, rule.origin)
+    _check_thresholds(alerts, dormant, loaded)
     bundle = Bundle(
         name=name,
         title=profile.title or name,
@@ -97,6 +110,42 @@ def _build(loaded: Loaded, catalogs: Catalogs) -> Built:
         keep=tuple(profile.labels.keep),
     )
     return Built(replace(bundle, dormant=pairs(dormant)), plans, alerts, loaded, catalogs)
+
+
+def _check_keep(loaded: Loaded, catalogs: Catalogs) -> None:
+    """A label that nothing carries cannot be kept. Raises InputError."""
+    labels = loaded.profile.labels
+    if not loaded.written("labels", "keep"):
+        return
+    known = {"job", "instance", *labels.target}
+    known |= {
+        label for cs in catalogs.values() for c in cs for f in c.families.values() for label in f.labels
+    }
+    for number, label in enumerate(labels.keep):
+        if label not in known:
+            raise InputError(
+                f"labels.keep: no family and no target has the label {label!r}",
+                origin=loaded.origin("labels", "keep", number),
+                hint=f"if your scrape config sets it, say so: labels: {{target: {{{label}: VALUE}}}}",
+            )
+
+
+def _check_thresholds(alerts: tuple[PlannedAlert, ...], dormant: Mapping[str, str], loaded: Loaded) -> None:
+    """A threshold that a person wrote and no alert uses is a misspelt one. Raises InputError."""
+    profile = loaded.profile
+    used = {c.threshold for alert in alerts for c in (*alert.conditions, *alert.traffic)}
+    for name, alert in profile.alerts.items():
+        texts = [alert.summary, alert.description, alert.action]
+        texts += [alert.when, alert.traffic] if name in dormant else []
+        used |= {word for text in texts for word in re.findall(r"\w+", text)}
+    for name in profile.thresholds:
+        at = loaded.origin("thresholds", name)
+        if name not in used and name not in THRESHOLDS and not loaded.shipped(at):
+            raise InputError(
+                f"no alert uses the threshold {name!r}",
+                origin=at,
+                hint=did_you_mean(name, sorted(used - {""})),
+            )
 
 
 def _scrape_jobs(loaded: Loaded) -> tuple[ScrapeJob, ...]:

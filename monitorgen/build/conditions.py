@@ -17,6 +17,7 @@ from monitorgen.bundle import Origin
 from monitorgen.errors import InputError
 from monitorgen.profile import Loaded, Quantity, comparable, in_unit, parse_quantity
 
+_HOW = "write SIGNAL[.PART] > THRESHOLD; several are joined by and"
 _COMPARISON = re.compile(
     r"\s*(?P<signal>[a-z][a-z0-9_]*)(?:\.(?P<part>[a-z0-9_]+))?"
     r"\s*(?P<op>>=|<=|==|!=|>|<)\s*(?P<value>[^\s<>=!].*?)\s*"
@@ -58,11 +59,7 @@ def parse_conditions(
     for piece in re.split(r"\s+and\s+", text.strip()):
         match = _COMPARISON.fullmatch(piece)
         if match is None:
-            raise InputError(
-                f"{piece!r} is not a condition",
-                origin=at,
-                hint="write SIGNAL[.PART] > THRESHOLD, joined by and",
-            )
+            raise InputError(f"{piece!r} is not a condition", origin=at, hint=_HOW)
         name = match["signal"]
         if name in dormant:
             return name
@@ -87,28 +84,37 @@ def _condition(plan: Plan, match: re.Match[str], loaded: Loaded, at: Origin) -> 
     if value in loaded.profile.thresholds:
         threshold, quantity = value, loaded.threshold(value)
     elif re.fullmatch(r"[a-z][a-z0-9_]*", value):
-        raise InputError(
-            f"unknown threshold {value!r}", origin=at, hint=_near(value, loaded.profile.thresholds)
-        )
+        raise _unknown_threshold(value, loaded, at)
     else:
         try:
             quantity = parse_quantity(value)
         except ValueError as error:
-            raise InputError(str(error), origin=at) from error
-        if not quantity.suffix:
-            quantity = parse_quantity(float(value))
+            raise InputError(str(error), origin=at, hint=_HOW if " " in value else "") from error
     if not comparable(quantity.unit, part.unit):
         what = f"the threshold {threshold} = {quantity.text}" if threshold else quantity.text
         place = loaded.origin("thresholds", threshold) if threshold else at
         raise InputError(
             f"{what} cannot be compared with {plan.name}.{part.name}, which is in {part.unit}",
             origin=place,
-            hint=_unit_hint(part.unit),
+            hint=_unit_hint(part.unit, quantity),
         )
     return Condition(plan, part, match["op"], in_unit(quantity, part.unit), quantity.text, threshold)
 
 
-def _unit_hint(unit: str) -> str:
+def _unknown_threshold(name: str, loaded: Loaded, at: Origin) -> InputError:
+    removed = loaded.document.removed.get(("thresholds", name))
+    if removed is not None:
+        return InputError(
+            f"the threshold {name} is removed here, but {at} uses it",
+            origin=removed,
+            hint="remove the alert too, or give the threshold a value",
+        )
+    return InputError(f"unknown threshold {name!r}", origin=at, hint=_near(name, loaded.profile.thresholds))
+
+
+def _unit_hint(unit: str, written: Quantity) -> str:
+    if not written.unit and unit in ("seconds", "percent"):
+        return f"it has no unit: write {written.text}{'s' if unit == 'seconds' else '%'}"
     examples = {"seconds": "600ms", "ratio": "90%", "bytes": "2GiB", "mebibytes": "512MiB", "percent": "90%"}
     return f"write for example {examples.get(unit, '50')}"
 

@@ -66,7 +66,7 @@ class _Builder:
         self.titles: dict[str, Origin] = {}
 
     def panel(self, item: str | PanelSpec, at: Origin) -> Panel | None:
-        spec = PanelSpec(signal=item) if isinstance(item, str) else item
+        spec = PanelSpec(signals=[item]) if isinstance(item, str) else item
         chosen = [self._find(text, at) for text in ([spec.signal] if spec.signal else spec.signals)]
         live = [pair for pair in chosen if pair is not None]
         if not live:

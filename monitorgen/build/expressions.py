@@ -92,11 +92,16 @@ def _ratio(plan: Plan) -> str:
     totals = [_rates(source, plan.labels, window) for source in plan.to]
     totals = [f"({total})" if " or " in total and len(totals) > 1 else total for total in totals]
     total = " + ".join(totals)
-    return f"({of} or 0 * ({total})) / (({total}) > 0)"
+    # One aggregation needs no parentheses of its own.
+    inner = f"({total})" if len(totals) > 1 or " or " in total else total
+    return f"({of} or 0 * {inner}) / ({inner} > 0)"
 
 
 class Reference:
-    """A signal inside `[[ ]]`: it stands for its recorded series; `.p90` and the like name a part."""
+    """A signal inside `[[ ]]`: it stands for its recorded series; `.p90` and the like name a part.
+
+    `.family` is the name of the family that the signal reads, the newest if it has several.
+    """
 
     def __init__(self, plan: Plan, texts: Mapping[str, str]) -> None:
         self._plan = plan
@@ -112,6 +117,8 @@ class Reference:
     def __getattr__(self, name: str) -> str:
         if name.startswith("_"):
             raise AttributeError(name)
+        if name == "family" and self._plan.source is not None:
+            return self._plan.source.families[0].name
         part = self._plan.part(name)
         if part is None:
             names = ", ".join(p.name for p in self._plan.parts)
@@ -123,15 +130,14 @@ def render_expressions(
     plans: dict[str, Plan], loaded: Loaded, catalogs: Catalogs, dormant: dict[str, str]
 ) -> dict[str, Plan]:
     """Render the `expr` signals in the order of their uses, and find the labels that they yield."""
-    from monitorgen.build.jinja import environment, used_names
+    from monitorgen.build.jinja import PROVIDED, used_names
 
-    environ = environment()
     done: dict[str, Plan] = {name: plan for name, plan in plans.items() if plan.kind != "expr"}
     pending = {name: plan for name, plan in plans.items() if plan.kind == "expr"}
     wants = {}
     for name, plan in pending.items():
         at = loaded.origin("signals", name, "expr")
-        wants[name] = used_names(environ, plan.spec.expr, at) - {"jobs", "job_matcher", "absent_jobs"}
+        wants[name] = used_names(plan.spec.expr, at) - PROVIDED
         for other in sorted(wants[name]):
             if other not in plans and other not in dormant:
                 raise InputError(f"unknown signal {other!r}", origin=at, hint=_near(other, plans))
@@ -176,6 +182,10 @@ def _rendered(
         for use in uses
     }
     jobs = job_names(loaded)
+    keep = loaded.profile.labels.keep
+    target = {*TARGET_LABELS, *loaded.profile.labels.target}
+    names["keep"] = ", ".join(keep)
+    names["keep_target"] = ", ".join(label for label in keep if label in target)
     names["job_matcher"] = lambda engine: matcher("job", jobs.get(engine) or _no_job(engine, at))
     names["absent_jobs"] = lambda engine: " or ".join(
         f"absent({selector('up', [('job', (job,))])})" for job in jobs.get(engine) or _no_job(engine, at)
@@ -228,8 +238,7 @@ def expression_labels(
             None,
         )
         if hit is None:
-            resolver.source([sel.name], {}, at)
-            continue
+            raise resolver.unknown(sel.name, at)
         le = {"le"} if sel.name.endswith("_bucket") else set()
         known[sel.name] = frozenset(hit.labels) | target | le
 

@@ -6,8 +6,9 @@ from the plan's meaning (families, quantile, window), never from the PromQL that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, TypeAlias
 
 from monitorgen.bundle import Origin
@@ -19,6 +20,9 @@ from monitorgen.profile.legacy import METRIC_KEYS
 
 Kind: TypeAlias = Literal["histogram", "counter", "gauge", "ratio", "expr"]
 Catalogs: TypeAlias = Mapping[str, tuple[Catalog, ...]]
+
+# The origin of a key path below a signal.
+Place: TypeAlias = Callable[..., Origin]
 
 # Labels that every target has without any family declaring them.
 TARGET_LABELS = ("job", "instance")
@@ -97,14 +101,17 @@ class Resolver:
                     return engine, family
         return None
 
-    def source(self, names: list[str], where: Mapping[str, list[str]], origin: Origin) -> tuple[str, Source]:
-        """The families of `names`, which must agree in type and unit. Raises InputError."""
+    def source(self, names: list[str], where: Mapping[str, list[str]], place: Place) -> tuple[str, Source]:
+        """The families of `names`, which must agree in type and unit. Raises InputError.
+
+        `place` gives the origin of `family` and `where`, and of what stands in them.
+        """
         found = []
         engine = ""
-        for name in names:
+        for index, name in enumerate(names):
             hit = self.find(name)
             if hit is None:
-                raise InputError(self._unknown(name), origin=origin, hint=self._near(name))
+                raise self.unknown(name, place("family", index))
             engine = engine or hit[0]
             found.append(hit[1])
         first = found[0]
@@ -113,21 +120,27 @@ class Resolver:
                 raise InputError(
                     f"{other.name} is a {other.type} in {other.unit or 'no unit'}, "
                     f"{first.name} a {first.type} in {first.unit or 'no unit'}: one signal cannot read both",
-                    origin=origin,
+                    origin=place("family"),
                 )
         known = {label for family in found for label in family.labels} | set(TARGET_LABELS)
         for label in where:
             if label not in known:
                 raise InputError(
                     f"{first.name} has no label {label!r}",
-                    origin=origin,
+                    origin=place("where", label),
                     hint=f"it has {', '.join(sorted(known))}",
                 )
         return engine, Source(tuple(found), tuple((k, tuple(v)) for k, v in sorted(where.items())))
 
-    def _unknown(self, name: str) -> str:
+    def unknown(self, name: str, origin: Origin) -> InputError:
+        """What to say of a metric that no catalog knows: the nearest names, and how to make one known."""
+        family = self._family_of(name)
+        if family:
+            hint = f"that is a series of the {self.find(family)[1].type} {family}: name that"  # type: ignore[index]
+            return InputError(f"{name!r} is no family", origin=origin, hint=hint)
         engines = ", ".join(f"{e} {c[0].version} to {c[-1].version}" for e, c in self.catalogs.items() if c)
-        return f"no catalog knows the metric {name!r} ({engines})"
+        message = f"no catalog knows the metric {name!r} ({engines})"
+        return InputError(message, origin=origin, hint=self._near(name))
 
     def _near(self, name: str) -> str:
         catalogs = [c for versions in self.catalogs.values() for c in versions]
@@ -150,7 +163,11 @@ def resolve_signals(loaded: Loaded, catalogs: Catalogs) -> tuple[dict[str, Plan]
     """Plans of all signals that can be built, by name, and the reason of each that is dormant."""
     resolver = Resolver(catalogs)
     plans: dict[str, Plan] = {}
-    dormant: dict[str, str] = {}
+    dormant: dict[str, str] = {
+        str(path[1]): "the profile removes it"
+        for path in loaded.document.removed
+        if path[0] == "signals" and len(path) == 2
+    }
     for name, spec in loaded.profile.signals.items():
         if not (spec.family or spec.ratio or spec.expr):
             legacy = next((key for key, signal in METRIC_KEYS.items() if signal == name), name)
@@ -167,6 +184,12 @@ def _plan(name: str, spec: Signal, loaded: Loaded, resolver: Resolver) -> Plan:
             f"unknown unit {spec.unit!r}",
             origin=loaded.origin("signals", name, "unit"),
             hint=f"known are {', '.join(UNITS)}",
+        )
+    if spec.record and resolver.find(spec.record) is not None:
+        raise InputError(
+            f"{spec.record} is a metric that an engine exports; no rule can record it",
+            origin=loaded.origin("signals", name, "record"),
+            hint="choose another name",
         )
     base = Plan(
         name=name,
@@ -189,79 +212,88 @@ def _plan(name: str, spec: Signal, loaded: Loaded, resolver: Resolver) -> Plan:
         return base
     if spec.ratio:
         return _ratio(base, spec.ratio, loaded, resolver)
-    at = loaded.origin("signals", name, "family")
-    engine, source = resolver.source(list(spec.family), spec.where, at)
+    place = partial(loaded.origin, "signals", name)
+    engine, source = resolver.source(list(spec.family), spec.where, place)
     base = replace(
-        base, engine=spec.engine or engine, source=source, labels=_labels(spec, loaded, [source], at)
+        base, engine=spec.engine or engine, source=source, labels=_labels(spec, loaded, [source], place)
     )
-    return _completed(base, source.families[0], at)
+    return _completed(base, source.families[0], place)
 
 
-def _completed(base: Plan, family: Family, at: Origin) -> Plan:
+def _completed(base: Plan, family: Family, place: Place) -> Plan:
     """What is recorded of a family, by its type."""
     spec = base.spec
     unit, divisor = family.unit, 1.0
     if spec.unit and spec.unit != family.unit:
         if (family.unit, spec.unit) not in CONVERSIONS:
-            raise InputError(f"{family.name} is in {family.unit or 'no unit'}, not {spec.unit}", origin=at)
+            raise InputError(
+                f"{family.name} is in {family.unit or 'no unit'}, not {spec.unit}", origin=place("unit")
+            )
         unit, divisor = spec.unit, CONVERSIONS[family.unit, spec.unit]
     stem = _stem(base.name, base.engine, base.labels)
     if family.type == "histogram":
-        _refuse(spec, ("reduce", "over"), "histogram", at)
+        _refuse(spec, ("reduce", "over"), "histogram", place)
         return replace(
             base,
             kind="histogram",
             unit=unit,
-            parts=_quantiles(base, stem + _suffix(base.name, unit), unit, at),
+            parts=_quantiles(base, stem + _suffix(base.name, unit), unit, place),
         )
     if family.type == "counter":
-        _refuse(spec, ("quantiles", "reduce", "over", "mean"), "counter", at)
+        _refuse(spec, ("quantiles", "reduce", "over", "mean"), "counter", place)
         unit = per_second(unit)
         part = Part("rate", spec.record or f"{stem}:rate{spec.window}", unit)
         return replace(base, kind="counter", unit=unit, parts=(part,))
     if family.type not in ("gauge", "info"):
         raise InputError(
-            f"{family.name} is a {family.type}; a signal reads histograms, counters and gauges", origin=at
+            f"{family.name} is a {family.type}; a signal reads histograms, counters and gauges",
+            origin=place("family"),
         )
-    _refuse(spec, ("quantiles", "mean"), "gauge", at)
+    _refuse(spec, ("quantiles", "mean"), "gauge", place)
     reduce = spec.reduce or "max"
     op = f"{reduce}_{spec.over}_{spec.window}" if spec.over else reduce
     part = Part(reduce, spec.record or f"{stem}{_suffix(base.name, unit)}:{op}", unit)
     return replace(base, kind="gauge", unit=unit, parts=(part,), reduce=reduce, divisor=divisor)
 
 
-def _quantiles(base: Plan, stem: str, unit: str, at: Origin) -> tuple[Part, ...]:
+def _quantiles(base: Plan, stem: str, unit: str, place: Place) -> tuple[Part, ...]:
     spec = base.spec
     parts = [Part(f"p{percent(q)}", f"{stem}:p{percent(q)}_{spec.window}", unit, q) for q in spec.quantiles]
     if spec.mean:
         parts.append(Part("mean", f"{stem}:mean_{spec.window}", unit))
     if not parts:
         hint = "quantiles: [0.9]"
-        raise InputError(f"signals.{base.name} reads a histogram: say which quantiles", origin=at, hint=hint)
+        raise InputError(
+            f"signals.{base.name} reads a histogram: say which quantiles", origin=place("family"), hint=hint
+        )
     if spec.record and len(parts) > 1:
         raise InputError(
-            f"signals.{base.name} has several parts, which cannot share the name {spec.record}", origin=at
+            f"signals.{base.name} has several parts, which cannot share the name {spec.record}",
+            origin=place("record"),
         )
     return (replace(parts[0], record=spec.record),) if spec.record else tuple(parts)
 
 
 def _ratio(base: Plan, ratio: Ratio, loaded: Loaded, resolver: Resolver) -> Plan:
     spec = base.spec
-    at = loaded.origin("signals", base.name, "ratio")
-    _refuse(spec, ("quantiles", "reduce", "over", "mean", "where"), "ratio", at)
-    totals = ratio.to if isinstance(ratio.to, list) else [ratio.to]
+    place = partial(loaded.origin, "signals", base.name)
+    _refuse(spec, ("quantiles", "reduce", "over", "mean", "where"), "ratio", place)
 
-    def counted(count: Count) -> tuple[str, Source]:
+    def counted(count: Count, *path: str | int) -> tuple[str, Source]:
+        at = partial(place, "ratio", *path)
         engine, source = resolver.source(list(count.family), count.where, at)
         family = source.families[0]
         if family.type != "counter":
-            raise InputError(f"{family.name} is a {family.type}; a ratio counts", origin=at)
+            raise InputError(f"{family.name} is a {family.type}; a ratio counts", origin=at("family"))
         return engine, source
 
-    engine, of = counted(ratio.of)
-    to = tuple(counted(count)[1] for count in totals)
+    engine, of = counted(ratio.of, "of")
+    if isinstance(ratio.to, list):
+        to = tuple(counted(count, "to", number)[1] for number, count in enumerate(ratio.to))
+    else:
+        to = (counted(ratio.to, "to")[1],)
     engine = spec.engine or engine
-    labels = _labels(spec, loaded, [of, *to], at)
+    labels = _labels(spec, loaded, [of, *to], place)
     stem = _stem(base.name, engine, labels) + _suffix(base.name, "ratio")
     part = Part("ratio", spec.record or f"{stem}:ratio_rate{spec.window}", "ratio")
     return replace(
@@ -269,7 +301,7 @@ def _ratio(base: Plan, ratio: Ratio, loaded: Loaded, resolver: Resolver) -> Plan
     )
 
 
-def _labels(spec: Signal, loaded: Loaded, sources: Iterable[Source], at: Origin) -> tuple[str, ...]:
+def _labels(spec: Signal, loaded: Loaded, sources: list[Source], place: Place) -> tuple[str, ...]:
     """The labels that are kept, of those that every source's families have."""
     wanted = [
         *loaded.profile.labels.keep,
@@ -277,16 +309,21 @@ def _labels(spec: Signal, loaded: Loaded, sources: Iterable[Source], at: Origin)
     ]
     target = {*TARGET_LABELS, *loaded.profile.labels.target}
     have = [{label for family in source.families for label in family.labels} for source in sources]
-    for label in spec.by:
+    for number, label in enumerate(spec.by):
         if label not in target and not all(label in labels for labels in have):
-            raise InputError(f"by: the families have no label {label!r}", origin=at)
+            names = ", ".join(family.name for source in sources for family in source.families)
+            raise InputError(
+                f"by: no label {label!r} on {names}",
+                origin=place("by", number),
+                hint=f"there is {', '.join(sorted(target.union(*have)))}",
+            )
     return tuple(label for label in wanted if label in target or all(label in labels for labels in have))
 
 
-def _refuse(spec: Signal, keys: Iterable[str], kind: str, at: Origin) -> None:
+def _refuse(spec: Signal, keys: Iterable[str], kind: str, place: Place) -> None:
     for key in keys:
         if getattr(spec, key):
-            raise InputError(f"{key} does not fit a {kind}", origin=at)
+            raise InputError(f"{key} does not fit a {kind}", origin=place(key), hint="take it out")
 
 
 def level(labels: Iterable[str]) -> str:

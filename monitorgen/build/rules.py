@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from monitorgen.build.conditions import Condition, join, parse_conditions
 from monitorgen.build.expressions import part_expr
-from monitorgen.build.jinja import render
+from monitorgen.build.jinja import render, render_own
 from monitorgen.build.plan import Plan
 from monitorgen.bundle import AlertRule, Origin, RecordingRule, RuleGroup, Runbook, pairs
 from monitorgen.catalog.units import UNITS
@@ -115,10 +115,12 @@ def _alert(
         "runbook_url": f"{loaded.profile.runbooks.url}/{name}",
     }
     annotations["description"] += " " + prose("action", spec.action)
-    for reserved in ("alertname", "severity"):
-        if reserved in spec.labels:
+    for label in spec.labels:
+        if label == "severity" or label in when[0].plan.labels:
             raise InputError(
-                f"{reserved} is set by monitorgen", origin=loaded.origin("alerts", name, "labels")
+                f"the label {label} is set already, by {'severity:' if label == 'severity' else 'the signal'}",
+                origin=loaded.origin("alerts", name, "labels", label),
+                hint="choose another name",
             )
     rule = AlertRule(
         alert=name,
@@ -183,5 +185,5 @@ def runbooks(alerts: Iterable[PlannedAlert], loaded: Loaded) -> tuple[Runbook, .
             "units": UNITS,
             "words": _WORDS,
         }
-        pages.append(Runbook(alert.name, render(template, names, alert.origin)))
+        pages.append(Runbook(alert.name, render_own(template, names, alert.origin)))
     return tuple(pages)

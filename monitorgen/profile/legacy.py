@@ -21,3 +21,18 @@ METRIC_KEYS: dict[str, str] = {
     "enginecore_errors_total": "engine_errors",
     "scheduler_errors_total": "scheduler_errors",
 }
+
+# Thresholds of such files: known everywhere, so that one file of overrides suits every profile.
+THRESHOLDS = frozenset(
+    {
+        "ttft_p90_warn",
+        "ttft_p99_crit",
+        "prefill_p90_warn",
+        "decode_p90_warn",
+        "inter_token_p90_warn",
+        "kv_warn",
+        "kv_crit",
+        "stalled_finished_rate",
+        "stalled_active_floor",
+    }
+)

@@ -15,7 +15,7 @@ from monitorgen.bundle import Origin
 from monitorgen.errors import InputError
 from monitorgen.profile.explain import did_you_mean, explain
 from monitorgen.profile.legacy import METRIC_KEYS
-from monitorgen.profile.model import Profile
+from monitorgen.profile.model import PROFILE_NAME, Profile
 from monitorgen.profile.quantity import Quantity, parse_quantity
 from monitorgen.profile.source import Document, KeyPath, merge, parse_document, read_document
 
@@ -34,6 +34,14 @@ class Loaded:
     def origin(self, *path: str | int) -> Origin:
         """The place of a key path."""
         return self.document.origin(tuple(path))
+
+    def written(self, *path: str | int) -> bool:
+        """Whether any file says something at a key path."""
+        return tuple(path) in self.document.origins
+
+    def shipped(self, origin: Origin) -> bool:
+        """Whether a place is in a profile that ships with monitorgen."""
+        return origin.file in {f"profiles/{name}.yaml" for name in builtin_names()}
 
     def threshold(self, name: str) -> Quantity:
         """A threshold as a quantity in its base unit."""
@@ -60,6 +68,12 @@ def load_profile(name: str, *, config: Sequence[Path] = (), sets: Sequence[str] 
     for text in sets:
         document = _apply_set(document, text)
     profile = _validate(document)
+    if not profile.name and not PROFILE_NAME.fullmatch(stem):
+        raise InputError(
+            f"the file's name {stem!r} cannot be the profile's name",
+            origin=Origin(document.file, 1, 1),
+            hint="give it one of letters, digits, _ and -, at most 29 of them: name: my-profile",
+        )
     return Loaded(profile=profile, document=document, name=profile.name or stem, folder=folder)
 
 

@@ -11,6 +11,8 @@ from monitorgen.profile.quantity import parse_quantity, parse_seconds
 
 LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+# What a file, a rule group and a dashboard's uid can all be called; a uid has 40 characters at most.
+PROFILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,28}")
 SIGNAL_NAME = re.compile(r"[a-z][a-z0-9_]*")
 ALERT_NAME = re.compile(r"[A-Z][A-Za-z0-9_]*")
 
@@ -52,10 +54,7 @@ def _text_list(value: Any) -> Any:
 
 LabelName = Annotated[str, _named(LABEL_NAME, "label name")]
 MetricName = Annotated[str, _named(METRIC_NAME, "metric name")]
-# What a file, a rule group and a dashboard's uid can all be called; Grafana's uids have 40 characters at most.
-ProfileName = Annotated[
-    str, _named(re.compile(r"|[A-Za-z0-9][A-Za-z0-9_-]{0,28}"), "profile name"), Field(max_length=29)
-]
+ProfileName = Annotated[str, _named(PROFILE_NAME, "profile name")]
 SignalName = Annotated[str, _named(SIGNAL_NAME, "signal or threshold name")]
 AlertName = Annotated[str, _named(ALERT_NAME, "alert name")]
 Duration = Annotated[str, BeforeValidator(_duration)]
@@ -183,7 +182,8 @@ class Signal(_Model):
     ratio: Ratio | None = Field(default=None, description="A share of two counts.")
     expr: str = Field(
         default="",
-        description="A PromQL expression; [[ signal ]] and [[ signal.part ]] stand for other signals.",
+        description="A PromQL expression; [[ signal ]] and [[ signal.part ]] stand for other signals, "
+        "[[ keep ]] for labels.keep, [[ keep_target ]] for those of them that every target has.",
     )
     unit: str = Field(default="", description="The unit; derived from the family unless expr is given.")
     window: Duration = Field(

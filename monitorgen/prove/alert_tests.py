@@ -15,6 +15,7 @@ from monitorgen.build import Built, PlannedAlert
 from monitorgen.build.conditions import Condition
 from monitorgen.catalog import Family
 from monitorgen.promql import selectors
+from monitorgen.prove.course import SAMPLE_INTERVAL
 from monitorgen.prove.gotext import render_annotation
 from monitorgen.prove.meaning import LOOKBACK, Labels, Samples, Vector, edge_clear
 from monitorgen.prove.solve import (
@@ -31,7 +32,6 @@ from monitorgen.prove.solve import (
 )
 from monitorgen.prove.unittests import Ask, Fires, UnitTest
 from monitorgen.prove.world import (
-    SAMPLE_INTERVAL,
     Drive,
     Gone,
     Recorder,
@@ -203,7 +203,7 @@ class Scenario:
         if self.side == 0:
             for number in own:
                 if number not in self.raw:
-                    under = self.drives({**over, number: short_of(self.conditions[number])})
+                    under = self.drives({**over, number: just_not(self.conditions[number])})
                     phases.append(Phase(f"just not {self.conditions[number].plan.name}", quiet, under, calm))
         phases.append(
             Phase("fire", max(window, hold) + hold + 6 * self.slack, fire, fire if moved_everywhere else calm)
@@ -217,7 +217,7 @@ class Scenario:
                 )
                 phases.append(Phase("idle", quiet, idle, calm))
             for number in range(len(self.alert.conditions), len(self.conditions)):
-                thin = self.drives({**over, number: short_of(self.conditions[number])})
+                thin = self.drives({**over, number: just_not(self.conditions[number])})
                 phases.append(Phase("too little traffic", quiet, thin, calm))
         return self._ask(phases)
 
@@ -301,6 +301,13 @@ def _annotations(alert: PlannedAlert, labels: Labels, value: float) -> Labels:
         )
     except ValueError as error:
         raise CannotProvoke(str(error)) from error
+
+
+def just_not(condition: Condition) -> float:
+    """Where the condition just does not hold: at the threshold itself, if a gauge can read exactly that."""
+    plan = condition.plan
+    exact = plan.kind == "gauge" and plan.divisor == 1 and plan.reduce != "avg" and plan.spec.over != "avg"
+    return condition.value if exact and condition.op in (">", "<") else short_of(condition)
 
 
 def compared(samples: Samples, condition: Condition, time: float) -> Vector:

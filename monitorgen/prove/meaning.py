@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import TypeAlias
 
 from monitorgen.build import Plan
 from monitorgen.build.plan import Part, Source
 from monitorgen.promql import selectors
+from monitorgen.prove.course import SAMPLE_INTERVAL, Course
 from monitorgen.prove.reference import Series, Storage, evaluate
-from monitorgen.prove.world import SAMPLE_INTERVAL, Course, Where, matches
+from monitorgen.prove.world import Labels, Where, matches
 
-Labels: TypeAlias = tuple[tuple[str, str], ...]
 Vector: TypeAlias = dict[Labels, float]
+Groups: TypeAlias = list[tuple[Labels, list[Course]]]
 LOOKBACK = 300.0
 
 
@@ -33,6 +35,7 @@ class Samples:
         self._cache: dict[tuple[str, float], Vector] = {}
         self._buckets: dict[tuple[str, float], dict[Labels, dict[float, float]]] = {}
         self._series: dict[str, list[Series]] = {}
+        self._groups: dict[tuple[str, Where, tuple[str, ...]], Groups] = {}
 
     def value(self, plan: Plan, part: Part, t: float) -> Vector:
         """The series of a part at time `t` (seconds)."""
@@ -55,13 +58,7 @@ class Samples:
 
     def _rates(self, source: Source, suffix: str, labels: tuple[str, ...], window: float, t: float) -> Vector:
         """Summed rates: for each label set, the newest family name that has one speaks."""
-        return self._first(
-            source,
-            suffix,
-            labels,
-            lambda course: rate(course.values, t, window),
-            lambda values: math.fsum(values),
-        )
+        return self._first(source, suffix, labels, lambda course: rate(course, t, window), math.fsum)
 
     def _first(
         self,
@@ -73,13 +70,23 @@ class Samples:
     ) -> Vector:
         result: Vector = {}
         for family in source.families:
-            groups: dict[Labels, list[float]] = {}
-            for course in self.by_name.get(family.name + suffix, ()):
-                if matches(course.labels, _where(source)) and (value := read(course)) is not None:
-                    groups.setdefault(_pick(course.labels, labels), []).append(value)
-            for key, values in groups.items():
-                result.setdefault(key, reduce(values))
+            for key, courses in self._grouped(family.name + suffix, source.where, labels):
+                if key not in result:
+                    values = [value for course in courses if (value := read(course)) is not None]
+                    if values:
+                        result[key] = reduce(values)
         return result
+
+    def _grouped(self, name: str, where: Where, labels: tuple[str, ...]) -> Groups:
+        """The courses of a name that meet matchers, by the label set that they are aggregated into."""
+        groups = self._groups.get((name, where, labels))
+        if groups is None:
+            found: dict[Labels, list[Course]] = {}
+            for course in self.by_name.get(name, ()):
+                if matches(course.labels, where):
+                    found.setdefault(_pick(course.labels, labels), []).append(course)
+            groups = self._groups[name, where, labels] = list(found.items())
+        return groups
 
     def _histogram(self, plan: Plan, part: Part, t: float) -> Vector:
         assert plan.source is not None
@@ -92,8 +99,8 @@ class Samples:
             found: dict[Labels, dict[float, float]] = {}
             by_edge = self._rates(plan.source, "_bucket", (*plan.labels, "le"), plan.window, t)
             for labels, value in by_edge.items():
-                edge = float(dict(labels)["le"])
-                found.setdefault(tuple(p for p in labels if p[0] != "le"), {})[edge] = value
+                rest, edge = _without_edge(labels)
+                found.setdefault(rest, {})[edge] = value
             self._buckets[key] = found
         return {labels: bucket_quantile(part.quantile, edges) for labels, edges in self._buckets[key].items()}
 
@@ -111,21 +118,11 @@ class Samples:
 
         def read(course: Course) -> float | None:
             if over is None:
-                return latest(course.values, t)
-            inside = [v for v in window_values(course.values, t, plan.window) if v is not None]
-            if not inside:
-                return None
-            return {"max": max, "min": min, "last": lambda v: v[-1], "avg": lambda v: math.fsum(v) / len(v)}[
-                over
-            ](inside)
+                return latest(course, t)
+            inside = [value for _, value in course.samples(*_bounds(t, plan.window))]
+            return _OVER[over](inside) if inside else None
 
-        functions: dict[str, Callable[[list[float]], float]] = {
-            "sum": math.fsum,
-            "max": max,
-            "min": min,
-            "avg": lambda values: math.fsum(values) / len(values),
-        }
-        result = self._first(plan.source, "", plan.labels, read, functions[plan.reduce])
+        result = self._first(plan.source, "", plan.labels, read, _REDUCE[plan.reduce])
         return {key: value / plan.divisor for key, value in result.items()}
 
     def _expression(self, plan: Plan, t: float) -> Vector:
@@ -152,19 +149,39 @@ class Samples:
             self._series[name] = [
                 Series(
                     {"__name__": name, **course.labels},
-                    [(i * SAMPLE_INTERVAL, v) for i, v in enumerate(course.values) if v is not None],
+                    [(index * SAMPLE_INTERVAL, value) for index, value in course.samples()],
                 )
                 for course in self.by_name.get(name, ())
             ]
         return self._series[name]
 
 
-def _where(source: Source) -> Where:
-    return source.where
+def _average(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+_OVER: dict[str, Callable[[list[float]], float]] = {
+    "max": max,
+    "min": min,
+    "last": lambda values: values[-1],
+    "avg": _average,
+}
+_REDUCE: dict[str, Callable[[list[float]], float]] = {
+    "sum": math.fsum,
+    "max": max,
+    "min": min,
+    "avg": _average,
+}
 
 
 def _pick(labels: Mapping[str, str], names: Iterable[str]) -> Labels:
     return tuple(sorted((name, labels[name]) for name in names if labels.get(name)))
+
+
+@lru_cache(maxsize=4096)
+def _without_edge(labels: Labels) -> tuple[Labels, float]:
+    """A bucket's labels without `le`, and its upper edge."""
+    return tuple(pair for pair in labels if pair[0] != "le"), float(dict(labels)["le"])
 
 
 def _without_name(key: Iterable[tuple[str, str]]) -> Labels:
@@ -172,49 +189,35 @@ def _without_name(key: Iterable[tuple[str, str]]) -> Labels:
 
 
 def _bounds(t: float, window: float) -> tuple[int, int]:
-    """Indices of the samples in (t - window, t]."""
+    """Indices of the first and last sample in (t - window, t]."""
     first = math.floor((t - window) / SAMPLE_INTERVAL + 1e-9) + 1
     return max(first, 0), math.floor(t / SAMPLE_INTERVAL + 1e-9)
 
 
-def window_values(values: list[float | None], t: float, window: float) -> list[float | None]:
-    """The samples in (t - window, t]."""
-    first, last = _bounds(t, window)
-    return values[first : last + 1]
-
-
-def latest(values: list[float | None], t: float) -> float | None:
+def latest(course: Course, t: float) -> float | None:
     """The newest sample that an instant selector sees, not older than Prometheus' lookback of 5 minutes."""
-    return next((v for v in reversed(window_values(values, t, LOOKBACK)) if v is not None), None)
+    return course.latest(*_bounds(t, LOOKBACK))
 
 
-def rate(values: list[float | None], t: float, window: float) -> float | None:
+def rate(course: Course, t: float, window: float) -> float | None:
     """A counter's growth a second over (t - window, t]; None with fewer than two samples.
 
     The growth between the first and last sample (resets added) is extrapolated to the window's edges, but
     not further than half a sample interval where samples end earlier, and not to before the counter was 0.
-    Source: `extrapolatedRate` of Prometheus' PromQL engine.
     """
-    first, last = _bounds(t, window)
-    inside = [
-        (i * SAMPLE_INTERVAL, v) for i, v in enumerate(values[first : last + 1], first) if v is not None
-    ]
-    if len(inside) < 2:
+    seen = course.growth(*_bounds(t, window))
+    if seen is None:
         return None
-    growth, previous = 0.0, inside[0][1]
-    for _, value in inside[1:]:
-        growth += value - previous if value >= previous else value
-        previous = value
-    start, end = inside[0][0], inside[-1][0]
+    start, end = seen.start * SAMPLE_INTERVAL, seen.end * SAMPLE_INTERVAL
     covered = end - start
-    spacing = covered / (len(inside) - 1)
+    spacing = covered / (seen.count - 1)
     before, after = start - (t - window), t - end
-    if growth > 0 and inside[0][1] >= 0:
-        before = min(before, covered * inside[0][1] / growth)
+    if seen.growth > 0 and seen.first >= 0:
+        before = min(before, covered * seen.first / seen.growth)
     limit = spacing * 1.1
     before = before if before < limit else spacing / 2
     after = after if after < limit else spacing / 2
-    return growth * (covered + before + after) / covered / window
+    return seen.growth * (covered + before + after) / covered / window
 
 
 def bucket_quantile(q: float, edges: Mapping[float, float]) -> float:

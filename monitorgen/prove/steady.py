@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from monitorgen.build import Plan
+from monitorgen.prove.course import SAMPLE_INTERVAL
 from monitorgen.prove.meaning import Samples
 from monitorgen.prove.solve import Drives, calm_drive
-from monitorgen.prove.world import SAMPLE_INTERVAL, Recorder, Target, sources_of, steps
+from monitorgen.prove.world import Recorder, Target, sources_of, steps
 
 _TARGET = Target((("job", "steady"), ("instance", "steady:1")), "steady")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from monitorgen.prove.course import SAMPLE_INTERVAL, Course, Run
 from monitorgen.prove.meaning import Labels, Vector
-from monitorgen.prove.world import SAMPLE_INTERVAL, Course
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,34 +75,49 @@ def ask_value(item: str, claim: str, time: float, expr: str, vector: Vector) -> 
     return Ask(item, claim, time, expr, samples, scale=scale)
 
 
-def notation(values: Sequence[float | None]) -> str:
+def notation(course: Course) -> str:
     """Samples in promtool's notation, runs of equal steps folded: `0+13x20 _x3 5x7`."""
     parts: list[str] = []
-    index, count = 0, len(values)
-    while index < count:
-        first = values[index]
-        end = index + 1
+    runs = course.runs
+    index = offset = 0  # the next sample: `offset` into run `index`
+    while index < len(runs):
+        run = runs[index]
+        first = run.at(offset)
         if first is None:
-            while end < count and values[end] is None:
-                end += 1
-            parts.append("_" if end - index == 1 else f"_x{end - index}")
-            index = end
+            parts.append("_" if run.count == 1 else f"_x{run.count}")
+            index, offset = index + 1, 0
             continue
-        if end < count and (second := values[end]) is not None:
-            increment = second - first
-            previous = first
-            while end < count and (value := values[end]) is not None and value == previous + increment:
-                previous = value
-                end += 1
-        length = end - index - 1
+        step, length, following = _longest(runs, index, offset)
         if length <= 1:
             # Two numbers are no run: the second may begin one.
             parts.append(number(first))
-            index += 1
+            index, offset = (index, offset + 1) if offset + 1 < run.count else (index + 1, 0)
             continue
-        parts.append(f"{number(first)}{'+' if increment >= 0 else '-'}{number(abs(increment))}x{length}")
-        index = end
+        parts.append(f"{number(first)}{'+' if step >= 0 else '-'}{number(abs(step))}x{length}")
+        index, offset = following
     return " ".join(parts)
+
+
+def _longest(runs: list[Run], index: int, offset: int) -> tuple[float, int, tuple[int, int]]:
+    """The step from a sample to the next, how many follow in it, and the place of the first that does not."""
+    run = runs[index]
+    first, left = run.at(offset), run.count - offset - 1
+    assert first is not None
+    step = run.step
+    if not left:
+        after = runs[index + 1].first if index + 1 < len(runs) else None
+        if after is None:
+            return 0.0, 0, (index + 1, 0)
+        step = after - first
+    length, last, index = left, first + step * left, index + 1
+    while index < len(runs):
+        run = runs[index]
+        if run.first is None or run.first != last + step:
+            break
+        if run.count > 1 and run.step != step:
+            return step, length + 1, (index, 1)
+        length, last, index = length + run.count, run.first + step * (run.count - 1), index + 1
+    return step, length, (index, 0)
 
 
 def number(value: float) -> str:
@@ -158,8 +173,8 @@ def render_file(
         lines.append("  input_series:\n" if test.courses else "  input_series: []\n")
         for course in test.courses:
             lines.append(
-                f"  - series: {quoted(series_text(course.name, course.labels))}\n"
-                f"    values: {quoted(notation(course.values))}\n"
+                f"  - series: {quoted(series_text(course.name, course.key))}\n"
+                f"    values: {quoted(notation(course))}\n"
             )
         if test.fires:
             lines.append("  alert_rule_test:\n")

@@ -16,12 +16,11 @@ from monitorgen.build.plan import Part
 from monitorgen.bundle import Dashboard, Panel, Query
 from monitorgen.catalog import Family
 from monitorgen.promql import selectors
+from monitorgen.prove.course import SAMPLE_INTERVAL, Course
 from monitorgen.prove.meaning import Labels, Samples, Vector, edge_clear, rate
 from monitorgen.prove.solve import family_names
 from monitorgen.prove.unittests import Ask, UnitTest, ask_value, substituted
 from monitorgen.prove.world import (
-    SAMPLE_INTERVAL,
-    Course,
     Recorder,
     Target,
     Where,
@@ -74,6 +73,7 @@ def _scenario(built: Built, name: str, plans: Mapping[str, Plan], exported: obje
         for family in [f for e, f in families.values() if e == engine]:
             for target in (subject, both[1]):
                 _write(recorder, family, target, also.get(family.name, []), count)
+        _write_fresh(recorder, both[1], [f for e, f in families.values() if e == engine], with_uses, count)
     recorder.length = count
     _add_ups(recorder, built, families, count)
     samples = Samples(recorder.courses, built.plans)
@@ -139,44 +139,78 @@ def _times(count: int, windows: Iterable[float]) -> list[float]:
     return sorted([grid[0], grid[2]])
 
 
-def _write(recorder: Recorder, family: Family, target: Target, also: list[Where], count: int) -> None:
-    """Samples of a family on a target: growth or value changes every PHASE_SAMPLES; one counter resets."""
+def _write_fresh(
+    recorder: Recorder, like: Target, families: Iterable[Family], plans: Mapping[str, Plan], count: int
+) -> None:
+    """A third target, just started: totals grow, but what ratios count out of them was not seen yet."""
+    ratios = [plan for plan in plans.values() if plan.of is not None]
+    totals = {family.name for plan in ratios for source in plan.to for family in source.families}
+    unseen: dict[str, list[Where]] = {}
+    for plan in ratios:
+        assert plan.of is not None
+        for family in plan.of.families:
+            unseen.setdefault(family.name, []).append(plan.of.where)
+    fresh = Target(tuple({**dict(like.labels), "instance": "10.0.0.4:8000"}.items()), "mistral")
+    for family in families:
+        if family.name in totals:
+            _write(recorder, family, fresh, [], count, unseen.get(family.name, ()))
+
+
+def _write(
+    recorder: Recorder,
+    family: Family,
+    target: Target,
+    also: list[Where],
+    count: int,
+    unseen: Iterable[Where] = (),
+) -> None:
+    """Samples of a family on a target: growth or value changes every PHASE_SAMPLES; one counter resets.
+
+    Series that meet one of `unseen` do not exist.
+    """
     rng = random.Random(f"{family.name}|{target.model}")
     recorder.length = 0
-    sets = label_sets(family, target, also)
+    sets = [
+        labels
+        for labels in label_sets(family, target, also)
+        if not any(matches(labels, where) for where in unseen)
+    ]
     for number, labels in enumerate(sets):
-        rates = [rng.randint(1, 40) / 8 for _ in range(count // PHASE_SAMPLES + 1)]
+        rates = [_drawn(rng, 1, 40) / 8 for _ in range(count // PHASE_SAMPLES + 1)]
         if family.type == "histogram":
             _write_histogram(recorder, family, labels, rng, count)
             continue
+        course = recorder.course(family.name, labels)
         for phase, speed in enumerate(rates):
             samples = min(PHASE_SAMPLES, count - phase * PHASE_SAMPLES)
             if family.type == "counter":
-                course = recorder._course(family.name, labels)
                 if number == 0 and phase == len(rates) - 4:
-                    recorder._last[id(course)] = 0.0  # the process restarted
-                recorder._grow(family.name, labels, speed * SAMPLE_INTERVAL, samples)
+                    course.restart()
+                course.grow(speed * SAMPLE_INTERVAL, samples)
             else:
-                course = recorder._course(family.name, labels)
-                value = rng.randint(0, 1) if family.unit in ("bool", "ratio") else rng.randint(0, 99)
-                scale = rng.randint(1, 64) / 64 if family.unit == "ratio" else 1.0
-                course.values += [value * scale] * samples
+                value = _drawn(rng, 0, 1) if family.unit in ("bool", "ratio") else _drawn(rng, 0, 99)
+                scale = _drawn(rng, 1, 64) / 64 if family.unit == "ratio" else 1.0
+                course.hold(value * scale, samples)
 
 
 def _write_histogram(
     recorder: Recorder, family: Family, labels: dict[str, str], rng: random.Random, count: int
 ) -> None:
-    edges = [*(repr(float(edge)) for edge in family.edges), "+Inf"]
+    courses = recorder.histogram(family, labels)
+    upper = [*family.edges, family.edges[-1]]
     for phase in range(count // PHASE_SAMPLES + 1):
         samples = min(PHASE_SAMPLES, count - phase * PHASE_SAMPLES)
-        running, total = 0.0, 0.0
-        for number, edge in enumerate(edges):
-            inside = rng.randint(0, 6)
-            running += inside
-            total += inside * (family.edges[min(number, len(family.edges) - 1)])
-            recorder._grow(f"{family.name}_bucket", {**labels, "le": edge}, running, samples)
-        recorder._grow(f"{family.name}_count", labels, running, samples)
-        recorder._grow(f"{family.name}_sum", labels, total, samples)
+        inside = [_drawn(rng, 0, 6) for _ in upper]
+        total = sum((n * edge for n, edge in zip(inside, upper, strict=True)), 0.0)
+        courses.grow(inside, None, total, samples)
+
+
+def _drawn(rng: random.Random, low: int, high: int) -> int:
+    """A whole number from `low` to `high`, both included; the same in all versions of Python."""
+    span = high - low + 1
+    while (number := rng.getrandbits(span.bit_length())) >= span:
+        pass
+    return low + number
 
 
 def _add_ups(recorder: Recorder, built: Built, families: Mapping[str, object], count: int) -> None:
@@ -277,7 +311,7 @@ def _heatmap_vector(plan: Plan, samples: Samples, time: float, wanted: Where) ->
         sums: dict[Labels, float] = {}
         for course in samples.by_name.get(f"{family.name}_bucket", ()):
             if matches(course.labels, (*wanted, *plan.source.where)):
-                value = rate(course.values, time, RATE_INTERVAL)
+                value = rate(course, time, RATE_INTERVAL)
                 if value is not None:
                     key = (("le", course.labels["le"]),)
                     sums[key] = sums.get(key, 0.0) + value * RATE_INTERVAL

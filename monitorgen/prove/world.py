@@ -1,8 +1,7 @@
 """The simulated world: targets that export families, driven by plain numbers.
 
 A *drive* says what a family does on one target during one phase: how fast a counter grows, what a gauge
-reads, where a histogram's observations fall. Courses are the samples that follow. Increments are rounded to
-multiples of 2**-20, which binary floating point adds without error: promtool and Python see the same samples.
+reads, where a histogram's observations fall. Courses are the samples that follow.
 """
 
 from __future__ import annotations
@@ -10,17 +9,15 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from monitorgen.build import Built, Plan
 from monitorgen.build.plan import TARGET_LABELS, Source
 from monitorgen.catalog import Family
+from monitorgen.prove.course import SAMPLE_INTERVAL, Course, grain
 
-# 13 s divides none of the usual windows: no window's edge falls on a sample, where Prometheus 2 (closed on
-# the left) and Prometheus 3 (open) would count differently.
-SAMPLE_INTERVAL = 13.0
-GRAIN = 2.0**-20
+Labels: TypeAlias = tuple[tuple[str, str], ...]
 Where: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
 
 
@@ -70,19 +67,10 @@ class Target:
     engines: tuple[str, ...] = ("0",)
 
 
-@dataclass(slots=True)
-class Course:
-    """A series and its samples: one every SAMPLE_INTERVAL from time 0, None where there is none."""
-
-    name: str
-    labels: dict[str, str]
-    values: list[float | None] = field(default_factory=list)
-
-
 def targets(built: Built, engine: str) -> tuple[Target, Target]:
     """Two targets of an engine's job: the subject, and a bystander that nothing ever happens to."""
     jobs = [job for job in built.bundle.scrape_jobs if job.engine == engine]
-    jobs = jobs or [job for job in built.bundle.scrape_jobs] or []
+    jobs = jobs or list(built.bundle.scrape_jobs)
     job = jobs[0].job if jobs else engine
     extra = jobs[0].labels if jobs else ()
     return (
@@ -112,14 +100,27 @@ def matches(labels: Mapping[str, str], where: Where) -> bool:
     return all(labels.get(label) in values for label, values in where)
 
 
-def grain(value: float) -> float:
-    """The nearest multiple of 2**-20."""
-    return round(value / GRAIN) * GRAIN
-
-
 def steps(seconds: float) -> int:
     """How many samples fall into so many seconds, at least."""
     return int(-(-seconds // SAMPLE_INTERVAL))
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramCourses:
+    """The series of one histogram: its buckets with +Inf last, its count and its sum."""
+
+    buckets: tuple[Course, ...]
+    count: Course
+    sum: Course
+
+    def grow(self, inside: Iterable[float], mean: float | None, total: float, samples: int) -> None:
+        """Add samples: `inside` each bucket so many observations a sample, of `mean` each or `total` together."""
+        running = 0.0
+        for course, observations in zip(self.buckets, inside, strict=True):
+            running += grain(observations)
+            course.grow(running, samples)
+        self.count.grow(running, samples)
+        self.sum.grow(total if mean is None else running * mean, samples)
 
 
 class Recorder:
@@ -127,9 +128,9 @@ class Recorder:
 
     def __init__(self) -> None:
         self.courses: list[Course] = []
-        self._index: dict[tuple[str, tuple[tuple[str, str], ...]], Course] = {}
-        self._last: dict[int, float] = {}
         self.length = 0
+        self._index: dict[tuple[str, Labels], Course] = {}
+        self._histograms: dict[tuple[str, Labels], HistogramCourses] = {}
 
     def phase(
         self, exports: Sequence[tuple[Family, Target, Drive]], count: int, also: Mapping[str, list[Where]]
@@ -147,25 +148,32 @@ class Recorder:
                 self._gauge(family, sets, drive, count)
         self.length += count
         for course in self.courses:
-            course.values += [None] * (self.length - len(course.values))
+            course.gap(self.length - course.length)
 
-    def _course(self, name: str, labels: dict[str, str]) -> Course:
+    def course(self, name: str, labels: Mapping[str, str]) -> Course:
+        """The course of a series; a new one has no samples up to here."""
         key = (name, tuple(sorted(labels.items())))
         course = self._index.get(key)
         if course is None:
-            course = Course(name, labels, [None] * self.length)
+            course = Course(name, labels)
+            course.gap(self.length)
             self._index[key] = course
             self.courses.append(course)
         return course
 
-    def _grow(self, name: str, labels: dict[str, str], increment: float, count: int) -> None:
-        course = self._course(name, labels)
-        value = self._last.get(id(course), 0.0)
-        increment = grain(increment)
-        for _ in range(count):
-            value += increment
-            course.values.append(value)
-        self._last[id(course)] = value
+    def histogram(self, family: Family, labels: Mapping[str, str]) -> HistogramCourses:
+        """The courses of a histogram's series; new ones have no samples up to here."""
+        key = (family.name, tuple(sorted(labels.items())))
+        found = self._histograms.get(key)
+        if found is None:
+            edges = [*(repr(float(edge)) for edge in family.edges), "+Inf"]  # as Python clients write them
+            found = HistogramCourses(
+                tuple(self.course(f"{family.name}_bucket", {**labels, "le": edge}) for edge in edges),
+                self.course(f"{family.name}_count", labels),
+                self.course(f"{family.name}_sum", labels),
+            )
+            self._histograms[key] = found
+        return found
 
     def _counter(self, family: Family, sets: list[dict[str, str]], drive: Counter, count: int) -> None:
         inside = [labels for labels in sets if matches(labels, drive.where)]
@@ -173,36 +181,25 @@ class Recorder:
         total = drive.rate * SAMPLE_INTERVAL
         for group, share in ((inside, drive.share), (outside, 1.0 - drive.share)):
             for labels in group:
-                self._grow(family.name, labels, total * share / len(group), count)
+                self.course(family.name, labels).grow(total * share / len(group), count)
 
     def _gauge(self, family: Family, sets: list[dict[str, str]], drive: Gauge, count: int) -> None:
         for number, labels in enumerate(sets):
-            course = self._course(family.name, labels)
-            inside = matches(labels, drive.where)
-            for step in range(count):
-                # Of several series, the first carries the value: sum, max and single reads agree on it.
-                on = number == 0 if not drive.where else inside
-                if drive.toggle and (self.length + step) // 4 % 2:
-                    on = not on
-                course.values.append(drive.value if on else 0.0)
+            course = self.course(family.name, labels)
+            # Of several series, the first carries the value: sum, max and single reads agree on it.
+            on = matches(labels, drive.where) if drive.where else number == 0
+            if not drive.toggle:
+                course.hold(drive.value if on else 0.0, count)
+                continue
+            for step in range(self.length, self.length + count):
+                course.hold(drive.value if on != bool(step // 4 % 2) else 0.0, 1)
 
     def _histogram(self, family: Family, sets: list[dict[str, str]], drive: Histogram, count: int) -> None:
         total = drive.rate * SAMPLE_INTERVAL / len(sets)
-        edges = family.edges
-        weights = bucket_weights(edges, drive)
+        inside = [total * weight for weight in bucket_weights(family.edges, drive)]
+        mean = drive.value if drive.mean is None else drive.mean
         for labels in sets:
-            running = 0.0
-            for edge, weight in zip([*map(_edge, edges), "+Inf"], weights, strict=True):
-                running += grain(total * weight)
-                self._grow(f"{family.name}_bucket", {**labels, "le": edge}, running, count)
-            self._grow(f"{family.name}_count", labels, running, count)
-            mean = drive.mean if drive.mean is not None else drive.value
-            self._grow(f"{family.name}_sum", labels, running * mean, count)
-
-
-def _edge(value: float) -> str:
-    """A bucket edge as Python clients write it: 0.5, 1.0, 1e-05."""
-    return repr(float(value))
+            self.histogram(family, labels).grow(inside, mean, 0.0, count)
 
 
 def bucket_weights(edges: Sequence[float], drive: Histogram) -> list[float]:

@@ -19,8 +19,8 @@ except ImportError:  # pragma: no cover - PyYAML without libyaml
 _WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "none", "nan", "inf", "~"})
 _NUMBER = re.compile(r"[-+]?[0-9.]", re.ASCII)
 _DURATION = re.compile(r"(?:[0-9]+(?:ms|[smhdw]))+", re.ASCII)  # no YAML parser takes 5m for a number
-# Lines that a literal block holds unchanged in every parser: printable, no space or tab at the ends.
-_LITERAL = re.compile(r"[!-~](?:[ -~]*[!-~])?(?:\n(?:| *[!-~](?:[ -~]*[!-~])?))*\n?", re.ASCII)
+# Lines that a literal block holds unchanged in every parser: printable, no space at the ends of lines.
+_LITERAL = re.compile(r" *[!-~](?:[ -~]*[!-~])?(?:\n(?:| *[!-~](?:[ -~]*[!-~])?))*\n?", re.ASCII)
 
 
 class _Dumper(_Base):

@@ -75,7 +75,6 @@ def _panel(file: str, at: Path, panel: dict[str, Any], item: str) -> Iterator[Mu
     yield from edit("panel title", ("title",), ("removed", GONE), ("empty", ""), ("other", "Panel title"))
     yield from edit("panel description", ("description",), ("removed", GONE))
     yield from edit("panel type", ("type",), ("misspelt", panel["type"] + "s"))
-    yield from edit("panel grid", ("gridPos", "x"), ("beyond the edge", 20))
     yield from edit("panel datasource", ("datasource",), ("fixed", _FIXED), ("by name", "Prometheus"))
     if panel["type"] == "heatmap":
         unit: Path = ("options", "yAxis", "unit")
@@ -102,7 +101,6 @@ def _axis(file: str, at: Path, panel: dict[str, Any], item: str) -> Iterator[Mut
         yield from edits("panel step", item, file, path, [(f"{step['value']:g} removed", GONE)])
     if "max" in defaults:
         yield from edits("panel axis", item, file, (*base, "max"), [("max of 100", 100)])
-    if "min" in defaults:
         yield from edits("panel axis", item, file, (*base, "min"), [("min above max", 1000)])
 
 

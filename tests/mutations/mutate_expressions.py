@@ -201,7 +201,7 @@ def guards(expr: str) -> Iterator[Change]:
     """A comparison with 0 left out."""
 
     def found() -> Iterator[Change]:
-        for match in re.finditer(r"\s+> \s*0(?=\s*(\)|$))|\s+>\s+0(?=\s*(\)|$))", expr):
+        for match in re.finditer(r"\s+>\s+0(?=\s*(\)|$))", expr):
             yield "guard dropped", "> 0", _at(expr, match, "")
 
     return _numbered(found())

@@ -105,7 +105,10 @@ def _templates(item: str, file: str, at: Path, text: str) -> Iterator[Mutation]:
         note = f"{name}: {inner}"
         for kind, new in _actions(inner):
             yield Mutation(kind, item, f"{note} to {new}", file, at, put(new))
-    yield Mutation("annotation misspelt", item, str(name), file, at, text[:-4] + text[-3:])
+    word = re.search(r"\b[a-z]{3,}(?= [a-z])", text)
+    assert word is not None, f"{item} has no word to misspell in its {name}"
+    misspelt = text[: word.end() - 1] + text[word.end() :]
+    yield Mutation("annotation misspelt", item, f"{name}: {word[0]}", file, at, misspelt)
 
 
 def _actions(inner: str) -> Iterator[tuple[str, str]]:
