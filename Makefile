@@ -32,9 +32,10 @@ setup: $(VENV)/.ready ## make the virtual environment with everything that devel
 tools: setup ## get Prometheus, promtool and Alertmanager into .tools unless PATH has them
 	@$(BIN)/python .ci/get-prometheus
 
-demo: tools ## build the profile, check it, and prove it in simulated time
+demo: tools ## build the profile, prove it in simulated time, then live on recordings of a real vLLM
 	$(BIN)/monitorgen build --profile $(PROFILE) --out $(OUT)
 	$(BIN)/monitorgen check --profile $(PROFILE)
+	$(BIN)/monitorgen prove --profile $(PROFILE) --report $(OUT).ledger.json
 	@echo "rules, alerts, dashboards, runbooks and tests: $(OUT)"
 	@echo "try it on your own profile: $(BIN)/monitorgen profile new"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 NONE_HERE = "no {} on this machine: `make tools` gets it, or put it on PATH"
@@ -111,3 +112,8 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
         assert text == path.read_text(encoding="utf-8"), f"{path} differs: `make golden` shows how, as a diff"
 
     return compare
+
+
+# Machines that run the suite are shared and slow at times: how long one example takes says nothing.
+settings.register_profile("suite", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("suite")

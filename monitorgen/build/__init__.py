@@ -118,9 +118,8 @@ def _check_keep(loaded: Loaded, catalogs: Catalogs) -> None:
     if not loaded.written("labels", "keep"):
         return
     known = {"job", "instance", *labels.target}
-    known |= {
-        label for cs in catalogs.values() for c in cs for f in c.families.values() for label in f.labels
-    }
+    families = (f for cs in catalogs.values() for c in cs for f in c.families.values())
+    known |= {label for family in families for label in family.labels}
     for number, label in enumerate(labels.keep):
         if label not in known:
             raise InputError(

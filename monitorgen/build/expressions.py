@@ -177,10 +177,8 @@ def _rendered(
     from monitorgen.build.jinja import job_names, render
 
     at = loaded.origin("signals", plan.name, "expr")
-    names: dict[str, object] = {
-        use: Reference(done[use], {p.record: reference_text(done[use], p) for p in done[use].parts})
-        for use in uses
-    }
+    texts = {use: {p.record: reference_text(done[use], p) for p in done[use].parts} for use in uses}
+    names: dict[str, object] = {use: Reference(done[use], texts[use]) for use in uses}
     jobs = job_names(loaded)
     keep = loaded.profile.labels.keep
     target = {*TARGET_LABELS, *loaded.profile.labels.target}
@@ -190,7 +188,8 @@ def _rendered(
     names["absent_jobs"] = lambda engine: " or ".join(
         f"absent({selector('up', [('job', (job,))])})" for job in jobs.get(engine) or _no_job(engine, at)
     )
-    text = " ".join(render(plan.spec.expr, names, at).split())
+    # Lines are folded; spaces within a line stay, for they may stand in a label's value.
+    text = " ".join(filter(None, (line.strip() for line in render(plan.spec.expr, names, at).split("\n"))))
     check_parses(text, at)
     records = {part.record: other for other in done.values() for part in other.parts}
     labels = expression_labels(text, records, catalogs, loaded, at)
@@ -204,7 +203,8 @@ def _rendered(
         expr=text,
         labels=labels_kept,
         parts=(Part("value", record, plan.unit),),
-        uses=tuple(sorted(uses)),
+        # Who only names a signal's `.family` does not read what it records.
+        uses=tuple(sorted(use for use in uses if any(part in text for part in texts[use].values()))),
     )
 
 

@@ -41,7 +41,7 @@ def _compiled(text: str) -> Template:
     return environment().from_string(text)
 
 
-# What a template of a profile may consist of. No loops, filters or arithmetic: nothing that runs long or grows.
+# What a profile's template may consist of. No loops, filters, arithmetic: nothing that runs long or grows.
 _ALLOWED = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Getattr, nodes.Call, nodes.Const),
     *(nodes.If, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not),
@@ -59,16 +59,16 @@ def _parsed(text: str) -> nodes.Template:
 def used_names(text: str, at: Origin) -> set[str]:
     """The names that a template uses. Raises InputError where it does not parse, or may not be."""
     try:
-        tree = _parsed(text)
+        found = tuple(_walk(_parsed(text)))
     except (TemplateError, RecursionError) as error:
         raise InputError(f"not a valid template: {error}", origin=at, hint="write [[ name ]]") from error
-    for node in _walk(tree):
+    for node in found:
         why = _refusal(node)
         if why:
             raise InputError(
                 f"not allowed in a profile's template: {why}", origin=at, hint="write [[ name ]]"
             )
-    return {node.name for node in tree.find_all(nodes.Name)}
+    return {node.name for node in found if isinstance(node, nodes.Name)}
 
 
 def _walk(node: nodes.Node) -> Iterator[nodes.Node]:

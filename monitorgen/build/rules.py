@@ -117,8 +117,9 @@ def _alert(
     annotations["description"] += " " + prose("action", spec.action)
     for label in spec.labels:
         if label == "severity" or label in when[0].plan.labels:
+            setter = "severity:" if label == "severity" else "the signal"
             raise InputError(
-                f"the label {label} is set already, by {'severity:' if label == 'severity' else 'the signal'}",
+                f"the label {label} is set already, by {setter}",
                 origin=loaded.origin("alerts", name, "labels", label),
                 hint="choose another name",
             )

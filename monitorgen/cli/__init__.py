@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "Write the bundle of a profile: rules, alerts, dashboards, tests, runbooks.",
     ),
     "check": ("monitorgen.cli.check", "Prove a bundle statically and in simulated time."),
+    "prove": ("monitorgen.cli.prove", "Prove a bundle live, on recordings of a real vLLM played back."),
     "catalog": ("monitorgen.cli.catalog", "What engines export: list, show, capture, drift."),
     "profile": ("monitorgen.cli.profile", "Profiles: list, show, new, schema."),
 }

@@ -41,10 +41,12 @@ def build(
     from monitorgen.build import build as build_bundle
     from monitorgen.profile import load_profile
     from monitorgen.prove.files import profile_files
+    from monitorgen.prove.texts import refuse_broken_texts
     from monitorgen.targets.writer import compare, write
 
     loaded = load_profile(profile or "optimized", config=config, sets=sets)
     built = build_bundle(loaded)
+    refuse_broken_texts(built)
     files, about = profile_files(built)
     out = out or Path("dist") / loaded.name
     if compare_only:
@@ -65,4 +67,4 @@ def build(
     )
     if bundle.dormant:
         names = ", ".join(name for name, _ in bundle.dormant)
-        click.echo(f"  dormant, since no engine exports what they read: {names}", err=True)
+        click.echo(f"  dormant (removed, or reading what no engine exports): {names}", err=True)

@@ -19,7 +19,7 @@ from monitorgen.prove.course import SAMPLE_INTERVAL
 from monitorgen.prove.gotext import render_annotation
 from monitorgen.prove.meaning import LOOKBACK, Labels, Samples, Vector, edge_clear
 from monitorgen.prove.solve import (
-    CannotProvoke,
+    CannotProvokeError,
     Drives,
     beyond,
     calm_drive,
@@ -144,7 +144,7 @@ class Scenario:
         return result
 
     def find_raw(self) -> None:
-        """Find moves for the conditions on raw expressions. Raises CannotProvoke."""
+        """Find moves for the conditions on raw expressions. Raises CannotProvokeError."""
         for number, condition in enumerate(self.conditions):
             if condition.plan.kind == "expr" and not condition.plan.uses:
                 self.raw[number] = self._raw_move(condition)
@@ -154,13 +154,15 @@ class Scenario:
         calm = {family.name: calm_drive(family) for family in families}
         window = max([LOOKBACK, *self._windows(condition)]) + 4 * SAMPLE_INTERVAL
         if self._holds(condition, calm, calm, calm, window):
-            raise CannotProvoke(f"{condition.plan.name} holds already while nothing happens")
+            raise CannotProvokeError(f"{condition.plan.name} holds already while nothing happens")
         for everywhere in (False, True):
             for move in moves(families):
                 moved = {**calm, **move}
                 if self._holds(condition, calm, moved, moved if everywhere else calm, window):
                     return move, everywhere
-        raise CannotProvoke(f"no change of {', '.join(f.name for f in families)} that was tried provokes it")
+        raise CannotProvokeError(
+            f"no change of {', '.join(f.name for f in families)} that was tried provokes it"
+        )
 
     def _holds(
         self, condition: Condition, before: Drives, subject: Drives, bystander: Drives, window: float
@@ -184,7 +186,7 @@ class Scenario:
         recorder.phase(exports, count, self.also)
 
     def build(self) -> UnitTest:
-        """The unit test. Raises CannotProvoke where no drives were found."""
+        """The unit test. Raises CannotProvokeError where no drives were found."""
         self.find_raw()
         hold, window = self.alert.rule.hold, self.window
         quiet = window + hold + 3 * self.slack
@@ -249,7 +251,7 @@ class Scenario:
     def _ask_silence(self, test: UnitTest, samples: Samples, phase: str, end: float) -> None:
         time = self._grid(end) - 2 * self.step
         if evaluate_alert(samples, self.alert, time):
-            raise CannotProvoke(f"it holds where it should be silent ({phase})")
+            raise CannotProvokeError(f"it holds where it should be silent ({phase})")
         claim = {"calm": "silent while calm", "over": "resolved", "idle": "silent without traffic"}
         expr = f'ALERTS{{alertname="{self.alert.name}"}}'
         test.asks.append(Ask(self.alert.rule.id, claim.get(phase, f"silent: {phase}"), time, expr, ()))
@@ -260,7 +262,7 @@ class Scenario:
         while not evaluate_alert(samples, alert, first):
             first += self.step
             if first > end:
-                raise CannotProvoke("its conditions, met one by one, do not hold together")
+                raise CannotProvokeError("its conditions, met one by one, do not hold together")
         severity = dict(alert.rule.labels)
         steady = self._steady_time(max(start + self.window, first + self.slack + hold) + 2 * self.step, end)
         expected = evaluate_alert(samples, alert, steady)
@@ -293,14 +295,14 @@ def _merged(labels: Labels, more: Mapping[str, str]) -> Labels:
 
 
 def _annotations(alert: PlannedAlert, labels: Labels, value: float) -> Labels:
-    """The rendered annotations. Raises CannotProvoke for template actions that are not known here."""
+    """The rendered annotations. Raises CannotProvokeError for template actions that are not known here."""
     # Prometheus renders with the labels of the expression's result; the rule's own labels are not among them.
     try:
         return tuple(
             (key, render_annotation(text, dict(labels), value)) for key, text in alert.rule.annotations
         )
     except ValueError as error:
-        raise CannotProvoke(str(error)) from error
+        raise CannotProvokeError(str(error)) from error
 
 
 def just_not(condition: Condition) -> float:

@@ -1,7 +1,7 @@
 """A series over time: one sample every 13 seconds, kept as runs of equal steps.
 
-Counters grow by multiples of 2**-20, and as long as they stay below 2**32 such sums are exact in binary floating
-point: promtool, which adds step by step, and Python, which multiplies, see the same samples.
+Counters grow by multiples of 2**-20, and as long as they stay below 2**32 such sums are exact in binary
+floating point: promtool, which adds step by step, and Python, which multiplies, see the same samples.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ def grain(value: float) -> float:
 
 @dataclass(slots=True)
 class Run:
-    """`count` samples: `first`, `first + step`, and so on; where `first` is None, there are none."""
+    """`count` samples: `first`, `first + step`, and so on; where `first` is None, there are none.
+
+    A step is never negative: what falls is a run of its own.
+    """
 
     first: float | None
     step: float
@@ -138,12 +141,21 @@ class Course:
 
         A value below the one before it is a counter that started again from 0.
         """
+        starts, runs = self._starts, self.runs
         begin = end = -1
         count, lost, first_value, last_value = 0, 0.0, 0.0, 0.0
-        for start, run in self.between(first, last):
+        # Not by `between`: this is what most of the time goes into.
+        for number in range(max(bisect_right(starts, first) - 1, 0), len(runs)):
+            start, run = starts[number], runs[number]
+            if start > last:
+                break
             if run.first is None:
                 continue
-            low, high = max(start, first), min(start + run.count - 1, last)
+            low = start if start > first else first
+            high = start + run.count - 1
+            high = high if high < last else last
+            if high < low:
+                continue
             value = run.first + run.step * (low - start)
             if begin < 0:
                 begin, first_value = low, value

@@ -39,10 +39,13 @@ class Ledger:
     beyond: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dormant: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    _index: dict[tuple[str, Level], list[Proof]] = field(default_factory=dict, repr=False, compare=False)
 
     def add(self, proofs: Iterable[Proof]) -> None:
         """Add proofs."""
-        self.proofs.extend(proofs)
+        for proof in proofs:
+            self.proofs.append(proof)
+            self._index.setdefault((proof.item, proof.level), []).append(proof)
 
     def unproven(self, item: str, level: Level, reason: str) -> None:
         """Say why an item has no proof of a level."""
@@ -50,7 +53,7 @@ class Ledger:
 
     def of(self, item: str, level: Level) -> list[Proof]:
         """The proofs of an item at a level."""
-        return [proof for proof in self.proofs if proof.item == item and proof.level == level]
+        return self._index.get((item, level), [])
 
     def state(self, item: str, level: Level) -> Literal["proven", "failed", "unproven", "none"]:
         """Where an item stands at a level; `none` if the level says nothing of such an item."""
@@ -59,7 +62,8 @@ class Ledger:
         proofs = self.of(item, level)
         if any(not proof.holds for proof in proofs):
             return "failed"
-        return "proven" if proofs else "unproven"
+        # A reason means that a part of the item, one query of a panel say, is still unproven.
+        return "unproven" if not proofs or level in self.reasons.get(item, {}) else "proven"
 
     def counts(self, level: Level) -> dict[str, int]:
         """How many items are proven, failed and unproven at a level, and how many it concerns."""
@@ -86,7 +90,7 @@ class Ledger:
                     "item": item,
                     "states": {level: self.state(item, level) for level in LEVELS},
                     "reasons": self.reasons.get(item, {}),
-                    "proofs": [asdict(proof) for proof in self.proofs if proof.item == item],
+                    "proofs": [asdict(proof) for level in LEVELS for proof in self.of(item, level)],
                 }
                 for item in self.items
             ],

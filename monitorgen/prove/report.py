@@ -62,6 +62,11 @@ def print_ledger(result: CheckResult, *, level: str, everything: bool = False) -
     console.print(f"{len(ledger.proofs)} proofs, {len(result.findings)} findings; asked: {escape(asked)}")
 
 
+def print_summary(console: Console, ledger: Ledger, levels: tuple[Level, ...]) -> None:
+    """The count of every kind of item, by level."""
+    console.print(_summary(ledger, levels))
+
+
 def _print_failures(console: Console, ledger: Ledger) -> None:
     shown: set[tuple[str, str]] = set()
     for proof in ledger.failed:

@@ -18,8 +18,8 @@ from monitorgen.bundle import Bundle, RuleGroup
 from monitorgen.prove.alert_tests import Scenario
 from monitorgen.prove.focus import Rules, focused
 from monitorgen.prove.ledger import Ledger, Proof
-from monitorgen.prove.promtool import Failure, Promtool
-from monitorgen.prove.solve import CannotProvoke
+from monitorgen.prove.promtool import Answer, Promtool
+from monitorgen.prove.solve import CannotProvokeError
 from monitorgen.prove.unittests import Ask, UnitTest, asked_expr, clock, quoted, render_file, substituted
 from monitorgen.prove.value_tests import value_tests
 from monitorgen.prove.world import sources_of
@@ -45,7 +45,7 @@ def plan_tests(built: Built) -> TestPlan:
         for side in range(_sides(alert, built)):
             try:
                 plan.tests.append(Scenario(built, alert, side).build())
-            except CannotProvoke as error:
+            except CannotProvokeError as error:
                 plan.reasons[alert.rule.id] = f"no scenario was found: {error}"
     return plan
 
@@ -109,7 +109,7 @@ def simulate(
 ) -> None:
     """Run the tests against the rules and panels of `bundle` and enter what came back into the ledger."""
     ready, missing = bound(tests.tests, bundle)
-    for item, reason in {**tests.reasons}.items():
+    for item, reason in tests.reasons.items():
         ledger.unproven(item, "simulated", reason)
     for item, reason in missing.items():
         ledger.add([Proof(item, "simulated", "the panel is there", False, "the dashboard", answer=reason)])
@@ -122,18 +122,44 @@ def simulate(
         return
     rules = Rules(bundle)
     with tempfile.TemporaryDirectory(prefix="monitorgen-") as name:
-        written = [
-            (tests, _write(Path(name), number, tests, rules)) for number, tests in enumerate(_batches(ready))
+        batches = [
+            (batch, _write(Path(name), number, batch, rules)) for number, batch in enumerate(_batches(ready))
         ]
-        jobs = [(tool, tests, file) for tool in tools for tests, file in written]
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            answers = pool.map(lambda job: job[0].test_rules([job[2]]), jobs)
-            for done, ((tool, tests, _), (failures, trouble)) in enumerate(
-                zip(jobs, answers, strict=True), 1
-            ):
-                if progress:
-                    progress(f"promtool {tool.version}: {tests[0].name}", done, len(jobs))
-                _enter(tests, failures, trouble, tool, ledger)
+        _run(batches, tools, ledger, progress)
+
+
+def _run(
+    batches: list[tuple[list[UnitTest], Path]],
+    tools: list[Promtool],
+    ledger: Ledger,
+    progress: Progress | None,
+) -> None:
+    """Ask every promtool about every batch, several batches a process: starting one costs as much as a test."""
+    workers = os.cpu_count() or 1
+    shares = _shares(batches, 2 * workers if len(tools) == 1 else workers)
+    jobs = [(tool, share) for tool in tools for share in shares]
+    total, done = len(batches) * len(tools), 0
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        answers = pool.map(lambda job: job[0].test_rules([file for _, file in job[1]]), jobs)
+        for (tool, share), said in zip(jobs, answers, strict=True):
+            for (batch, _), answer in zip(share, said, strict=True):
+                _enter(batch, answer, tool, ledger)
+            done += len(share)
+            if progress:
+                progress(f"promtool {tool.version}", done, total)
+
+
+def _shares(
+    batches: list[tuple[list[UnitTest], Path]], count: int
+) -> list[list[tuple[list[UnitTest], Path]]]:
+    """The batches in at most so many shares of about equal work, which the files' sizes stand for."""
+    shares: list[list[tuple[list[UnitTest], Path]]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for size, batch in sorted(((batch[1].stat().st_size, batch) for batch in batches), key=lambda b: -b[0]):
+        least = loads.index(min(loads))
+        shares[least].append(batch)
+        loads[least] += size
+    return [share for share in shares if share]
 
 
 def focus_on(tests: Iterable[UnitTest], items: set[str]) -> list[UnitTest]:
@@ -177,46 +203,34 @@ def _write(folder: Path, number: int, tests: list[UnitTest], rules: Rules) -> Pa
     return path
 
 
-def _enter(
-    tests: list[UnitTest], failures: list[Failure], trouble: str, tool: Promtool, ledger: Ledger
-) -> None:
+def _enter(tests: list[UnitTest], answer: Answer, tool: Promtool, ledger: Ledger) -> None:
     """One proof for each item, claim and promtool: it holds unless promtool names it among its failures."""
     source = f"promtool {tool.version}"
-    failed = {(f.test, f.subject, f.time): f.text for f in failures}
+    failed = {(f.test, f.subject, f.time): f.text for f in answer.failures}
     seen: set[tuple[str, str, str]] = set()
     for test in tests:
-        for ask in test.asks:
-            key = (test.name, quoted(asked_expr(ask)), clock(ask.time))
-            text = failed.get(key, failed.get((test.name, _go_quoted(asked_expr(ask)), clock(ask.time))))
-            seen |= {key, (test.name, _go_quoted(asked_expr(ask)), clock(ask.time))}
-            ledger.add([_proof(ask.item, ask.claim, text, trouble, source, asked_expr(ask), clock(ask.time))])
-        for fire in test.fires:
-            key = (test.name, fire.alert, clock(fire.time))
-            seen.add(key)
+        for one in (*test.asks, *test.fires):
+            when = clock(one.time)
+            asked = asked_expr(one) if isinstance(one, Ask) else one.alert
+            said = {quoted(asked), _go_quoted(asked)} if isinstance(one, Ask) else {asked}
+            keys = {(test.name, subject, when) for subject in said}
+            seen |= keys
+            text = next((failed[key] or "failed" for key in keys if key in failed), answer.trouble)
             ledger.add(
                 [
-                    _proof(
-                        fire.item, fire.claim, failed.get(key), trouble, source, fire.alert, clock(fire.time)
+                    Proof(
+                        one.item, "simulated", one.claim, not text, source, asked, text or "as expected", when
                     )
                 ]
             )
-    for key, text in failed.items():
-        if key not in seen:
+    for (name, subject, when), text in failed.items():
+        if (name, subject, when) not in seen:
             # A failure that cannot be laid at one item's door is laid at the test's: nothing is hidden.
-            for item in {i for t in tests if t.name == key[0] for i in t.items} or {
-                i for t in tests for i in t.items
-            }:
-                ledger.add([Proof(item, "simulated", key[0], False, source, key[1], text, key[2])])
-
-
-def _proof(
-    item: str, claim: str, text: str | None, trouble: str, source: str, asked: str, when: str
-) -> Proof:
-    if trouble:
-        return Proof(item, "simulated", claim, False, source, asked, trouble, when)
-    return Proof(item, "simulated", claim, text is None, source, asked, text or "as expected", when)
+            named = {item for test in tests if test.name == name for item in test.items}
+            for item in sorted(named or {item for test in tests for item in test.items}):
+                ledger.add([Proof(item, "simulated", name, False, source, subject, text, when)])
 
 
 def _go_quoted(text: str) -> str:
-    """A string as Go's %q prints it, where that differs from JSON's: it keeps all printable characters."""
+    """A string as Go's %q prints it, where that differs from JSON's."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

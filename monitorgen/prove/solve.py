@@ -23,7 +23,7 @@ MARGIN = 0.02
 CALM_RATE = 10.0
 
 
-class CannotProvoke(Exception):
+class CannotProvokeError(Exception):
     """No drive was found that brings a signal to the wanted value; the text says why."""
 
 
@@ -107,7 +107,7 @@ def _near(condition: Condition, sign: int) -> float:
     if wanted >= high and value < high:
         wanted = (value + high) / 2
     if (direction > 0 and not wanted > value) or wanted < low or wanted > high:
-        raise CannotProvoke(
+        raise CannotProvokeError(
             f"{condition.plan.name}.{condition.part.name} lies between {low:g} and {high:g}: it cannot "
             f"be {'above' if direction > 0 else 'below'} {condition.text}"
         )
@@ -139,7 +139,7 @@ def _solve(
         new = Histogram(CALM_RATE, 0.5, family.edges[0] / 2, mean=wanted)
     else:
         if not 0 < wanted < family.edges[-1]:
-            raise CannotProvoke(f"the buckets of {family.name} end at {family.edges[-1]:g}")
+            raise CannotProvokeError(f"the buckets of {family.name} end at {family.edges[-1]:g}")
         new = Histogram(CALM_RATE, part.quantile, wanted)
     return {**drives, family.name: new}
 
@@ -154,7 +154,7 @@ def _solve_ratio(plan: Plan, wanted: float, drives: Drives, side: int) -> Drives
     others = [source for source in plan.to if _of_side(source, side).name != of.name]
     same = [source for source in plan.to if _of_side(source, side).name == of.name]
     if wanted > 1 or (wanted == 1 and others and same):
-        raise CannotProvoke(f"{plan.name} is a share: it cannot be {wanted:g}")
+        raise CannotProvokeError(f"{plan.name} is a share: it cannot be {wanted:g}")
     result = dict(drives)
     if same and not others:
         total = _rate(drives.get(of.name))
@@ -182,21 +182,21 @@ def _solve_expression(
     from monitorgen.prove.steady import steady_value
 
     if not plan.uses:
-        raise CannotProvoke(f"{plan.name} reads families directly")
+        raise CannotProvokeError(f"{plan.name} reads families directly")
     for use in plan.uses:
         leaf = plans[use]
 
         def attempt(x: float, leaf: Plan = leaf) -> tuple[float | None, Drives]:
             try:
                 solved = _solve(leaf, leaf.parts[0].name, x, drives, plans, side)
-            except CannotProvoke:
+            except CannotProvokeError:
                 return None, drives
             return steady_value(plan, solved, plans, side), solved
 
         found = _bisect(attempt, wanted)
         if found is not None:
             return found
-    raise CannotProvoke(f"no value of {', '.join(plan.uses)} brings {plan.name} to {wanted:g}")
+    raise CannotProvokeError(f"no value of {', '.join(plan.uses)} brings {plan.name} to {wanted:g}")
 
 
 def _bisect(attempt: object, wanted: float) -> Drives | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring
 
 from monitorgen.prove.course import SAMPLE_INTERVAL, Course, Run
 from monitorgen.prove.meaning import Labels, Vector
@@ -87,6 +87,11 @@ def notation(course: Course) -> str:
             parts.append("_" if run.count == 1 else f"_x{run.count}")
             index, offset = index + 1, 0
             continue
+        after = runs[index + 1].first if index + 1 < len(runs) else None
+        if run.count - offset > 2 and after != first + run.step * (run.count - offset):
+            parts.append(f"{number(first)}+{number(run.step)}x{run.count - offset - 1}")
+            index, offset = index + 1, 0
+            continue
         step, length, following = _longest(runs, index, offset)
         if length <= 1:
             # Two numbers are no run: the second may begin one.
@@ -128,12 +133,12 @@ def number(value: float) -> str:
 def series_text(name: str, labels: Mapping[str, str] | Labels) -> str:
     """`name{a="b"}`."""
     items = sorted(labels.items() if isinstance(labels, Mapping) else labels)
-    return f"{name}{{{', '.join(f'{key}={quoted(value)}' for key, value in items)}}}"
+    return f"{name}{{{', '.join([f'{key}={encode_basestring(value)}' for key, value in items])}}}"
 
 
 def quoted(text: str) -> str:
     """A double-quoted string that YAML, JSON and PromQL read alike."""
-    return json.dumps(text, ensure_ascii=False)
+    return encode_basestring(text)
 
 
 def clock(seconds: float) -> str:

@@ -105,10 +105,10 @@ def _templates(item: str, file: str, at: Path, text: str) -> Iterator[Mutation]:
         note = f"{name}: {inner}"
         for kind, new in _actions(inner):
             yield Mutation(kind, item, f"{note} to {new}", file, at, put(new))
-    word = re.search(r"\b[a-z]{3,}(?= [a-z])", text)
+    word = re.search(r"\b[a-z]{2,} (?=[a-z{(])", text)
     assert word is not None, f"{item} has no word to misspell in its {name}"
-    misspelt = text[: word.end() - 1] + text[word.end() :]
-    yield Mutation("annotation misspelt", item, f"{name}: {word[0]}", file, at, misspelt)
+    misspelt = text[: word.start()] + text[word.start() + 1 :]
+    yield Mutation("annotation misspelt", item, f"{name}: {word[0].strip()}", file, at, misspelt)
 
 
 def _actions(inner: str) -> Iterator[tuple[str, str]]:
