@@ -1,1 +1,1 @@
-"""Workloads that do real decode and attention work and export live metrics; they need torch, the generator does not."""
+"""Workloads that do real decode and attention work and export live metrics; only they need torch."""

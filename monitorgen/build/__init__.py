@@ -71,7 +71,7 @@ def build(loaded: Loaded, catalogs: Catalogs | None = None) -> Built:
     try:
         return _build(loaded, catalogs or load_catalogs(loaded, recorded_only=True))
     except InputError:
-        # Recorded versions know nearly all families, and loading the others takes time: they are asked second.
+        # Recorded versions know nearly all families; the others take time to load and are asked second.
         return _build(loaded, catalogs or load_catalogs(loaded))
 
 

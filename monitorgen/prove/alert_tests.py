@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from monitorgen.build import Built, PlannedAlert
 from monitorgen.build.conditions import Condition
 from monitorgen.catalog import Family
-from monitorgen.promql import selectors
-from monitorgen.prove.course import SAMPLE_INTERVAL
+from monitorgen.promql import Matcher, selectors
+from monitorgen.prove.course import SAMPLE_INTERVAL, Course
 from monitorgen.prove.gotext import render_annotation
 from monitorgen.prove.meaning import LOOKBACK, Labels, Samples, Vector, edge_clear
 from monitorgen.prove.solve import (
@@ -52,6 +53,8 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
 }
 # Evaluation intervals, from which an alert gets the largest that is a fifth of its `for` or less.
 STEPS = (600.0, 300.0, 120.0, 60.0, 30.0, 15.0, 10.0, 5.0)
+
+STRANGER = "somebody-else"  # a job that no profile asks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +233,7 @@ class Scenario:
             start = recorder.length * SAMPLE_INTERVAL
             self._record(recorder, phase.subject, phase.bystander, steps(phase.seconds))
             starts.append((phase, start, recorder.length * SAMPLE_INTERVAL))
+        recorder.courses += self._strangers(recorder.length)
         samples = Samples(recorder.courses, self.plans)
         suffix = f" ({' and '.join(self._side_names())})" if self.side else ""
         test = UnitTest(f"{self.alert.name}{suffix}", self.step, recorder.courses)
@@ -239,6 +243,15 @@ class Scenario:
             else:
                 self._ask_silence(test, samples, phase.name, end)
         return test
+
+    def _strangers(self, count: int) -> list[Course]:
+        """Targets of another job, one of them down, where the conditions ask for `up` of certain jobs."""
+        plans = [condition.plan for condition in self.conditions if condition.plan.kind == "expr"]
+        asked = [sel for plan in plans for sel in selectors(plan.expr) if sel.name == "up"]
+        if not asked or not all(any(_excludes(m, STRANGER) for m in sel.matchers) for sel in asked):
+            return []
+        labels = [{"job": STRANGER, "instance": f"10.0.1.{number}:9100"} for number in (1, 2)]
+        return [Course("up", label, [float(up)] * count) for up, label in enumerate(labels)]
 
     def _side_names(self) -> list[str]:
         names = []
@@ -288,6 +301,15 @@ class Scenario:
 
     def _grid(self, time: float) -> float:
         return math.floor(time / self.step) * self.step
+
+
+def _excludes(matcher: Matcher, job: str) -> bool:
+    """Whether a matcher is about jobs, and leaves this one out."""
+    if matcher.name != "job":
+        return False
+    if matcher.op == "=~":
+        return re.fullmatch(matcher.value, job) is None
+    return matcher.op == "=" and matcher.value != job
 
 
 def _merged(labels: Labels, more: Mapping[str, str]) -> Labels:

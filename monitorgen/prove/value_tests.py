@@ -32,6 +32,7 @@ from monitorgen.prove.world import (
 
 STEP = 60.0
 PHASE_SAMPLES = 7  # 91 s: every window of minutes sees several phases
+TRICKLE = 2.0**-9  # rates, and sums of a few gauges, stay well under a half
 # Grafana gives $__rate_interval at least four scrape intervals; here it is one fixed minute.
 RATE_INTERVAL = 60.0
 
@@ -73,7 +74,7 @@ def _scenario(built: Built, name: str, plans: Mapping[str, Plan], exported: obje
         for family in [f for e, f in families.values() if e == engine]:
             for target in (subject, both[1]):
                 _write(recorder, family, target, also.get(family.name, []), count)
-        _write_fresh(recorder, both[1], [f for e, f in families.values() if e == engine], with_uses, count)
+        _write_quiet(recorder, both[1], [f for e, f in families.values() if e == engine], with_uses, count)
     recorder.length = count
     _add_ups(recorder, built, families, count)
     samples = Samples(recorder.courses, built.plans)
@@ -139,21 +140,24 @@ def _times(count: int, windows: Iterable[float]) -> list[float]:
     return sorted([grid[0], grid[2]])
 
 
-def _write_fresh(
+def _write_quiet(
     recorder: Recorder, like: Target, families: Iterable[Family], plans: Mapping[str, Plan], count: int
 ) -> None:
-    """A third target, just started: totals grow, but what ratios count out of them was not seen yet."""
-    ratios = [plan for plan in plans.values() if plan.of is not None]
-    totals = {family.name for plan in ratios for source in plan.to for family in source.families}
+    """A third target with next to no traffic: what is divided by is small, what is counted is missing yet."""
+    read: set[str] = set()
     unseen: dict[str, list[Where]] = {}
-    for plan in ratios:
-        assert plan.of is not None
-        for family in plan.of.families:
-            unseen.setdefault(family.name, []).append(plan.of.where)
-    fresh = Target(tuple({**dict(like.labels), "instance": "10.0.0.4:8000"}.items()), "mistral")
+    for plan in plans.values():
+        if plan.of is not None or plan.uses or any(part.quantile is None for part in plan.parts):
+            read |= {family.name for source in sources_of(plan, plans) for family in source.families}
+        totals = {family.name for source in plan.to for family in source.families}
+        for family in plan.of.families if plan.of is not None else ():
+            # A total that holds what is counted, all of it, would be missing with it.
+            if plan.of is not None and (plan.of.where or family.name not in totals):
+                unseen.setdefault(family.name, []).append(plan.of.where)
+    quiet = Target(tuple({**dict(like.labels), "instance": "10.0.0.4:8000"}.items()), "mistral")
     for family in families:
-        if family.name in totals:
-            _write(recorder, family, fresh, [], count, unseen.get(family.name, ()))
+        if family.name in read:
+            _write(recorder, family, quiet, [], count, unseen.get(family.name, ()), TRICKLE)
 
 
 def _write(
@@ -163,10 +167,11 @@ def _write(
     also: list[Where],
     count: int,
     unseen: Iterable[Where] = (),
+    traffic: float = 1.0,
 ) -> None:
     """Samples of a family on a target: growth or value changes every PHASE_SAMPLES; one counter resets.
 
-    Series that meet one of `unseen` do not exist.
+    Series that meet one of `unseen` do not exist. `traffic` scales all that happens.
     """
     rng = random.Random(f"{family.name}|{target.model}")
     recorder.length = 0
@@ -176,9 +181,11 @@ def _write(
         if not any(matches(labels, where) for where in unseen)
     ]
     for number, labels in enumerate(sets):
-        rates = [_drawn(rng, 1, 40) / 8 for _ in range(count // PHASE_SAMPLES + 1)]
+        rates = [_drawn(rng, 1, 40) / 8 * traffic for _ in range(count // PHASE_SAMPLES + 1)]
         if family.type == "histogram":
-            _write_histogram(recorder, family, labels, rng, count)
+            # Only one target has observations over the last edge, where all high quantiles read that edge.
+            over = len(target.engines) == 1 and traffic == 1.0
+            _write_histogram(recorder, family, labels, rng, count, traffic, over)
             continue
         course = recorder.course(family.name, labels)
         for phase, speed in enumerate(rates):
@@ -190,17 +197,25 @@ def _write(
             else:
                 value = _drawn(rng, 0, 1) if family.unit in ("bool", "ratio") else _drawn(rng, 0, 99)
                 scale = _drawn(rng, 1, 64) / 64 if family.unit == "ratio" else 1.0
-                course.hold(value * scale, samples)
+                course.hold(value * scale * traffic, samples)
 
 
 def _write_histogram(
-    recorder: Recorder, family: Family, labels: dict[str, str], rng: random.Random, count: int
+    recorder: Recorder,
+    family: Family,
+    labels: dict[str, str],
+    rng: random.Random,
+    count: int,
+    traffic: float,
+    over: bool,
 ) -> None:
+    """Observations in all buckets; in the last one, beyond all edges, only if `over`."""
     courses = recorder.histogram(family, labels)
     upper = [*family.edges, family.edges[-1]]
     for phase in range(count // PHASE_SAMPLES + 1):
         samples = min(PHASE_SAMPLES, count - phase * PHASE_SAMPLES)
-        inside = [_drawn(rng, 0, 6) for _ in upper]
+        inside = [_drawn(rng, 0, 6) * traffic for _ in upper]
+        inside[-1] *= over
         total = sum((n * edge for n, edge in zip(inside, upper, strict=True)), 0.0)
         courses.grow(inside, None, total, samples)
 
