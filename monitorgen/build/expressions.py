@@ -12,6 +12,7 @@ from monitorgen.catalog.units import UNITS
 from monitorgen.errors import InputError
 from monitorgen.profile import Loaded
 from monitorgen.promql import Labels, PromQLError, Selector, label_flow, parse, selectors
+from monitorgen.promql.grafana import substitute
 
 
 def quote(value: str) -> str:
@@ -191,6 +192,8 @@ def _rendered(
     # Lines are folded; spaces within a line stay, for they may stand in a label's value.
     text = " ".join(filter(None, (line.strip() for line in render(plan.spec.expr, names, at).split("\n"))))
     check_parses(text, at)
+    if variables := substitute(text).variables:
+        raise InputError(f"${variables[0]} in an expression is a variable of Grafana, not a value", origin=at)
     records = {part.record: other for other in done.values() for part in other.parts}
     labels = expression_labels(text, records, catalogs, loaded, at)
     kept = [label for label in (*loaded.profile.labels.keep, *sorted(labels)) if label in labels]

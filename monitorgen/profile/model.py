@@ -48,6 +48,13 @@ def _quantity(value: Any) -> Any:
     return value
 
 
+def _no_variable(value: str) -> str:
+    """A dashboard would put the variable's value into the query, and Grafana knows no way to escape it."""
+    if re.search(r"\$\{?[A-Za-z_]|\[\[[A-Za-z_]", value):
+        raise ValueError(f"{value!r} holds what Grafana takes for a variable; no query can ask for it")
+    return value
+
+
 def _text_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -60,7 +67,9 @@ AlertName = Annotated[str, _named(ALERT_NAME, "alert name")]
 Duration = Annotated[str, BeforeValidator(_duration)]
 Threshold = Annotated[str | float, BeforeValidator(_quantity)]
 Metrics = Annotated[list[MetricName], BeforeValidator(_text_list)]
-Texts = Annotated[list[str], BeforeValidator(_text_list), Field(min_length=1)]
+Texts = Annotated[
+    list[Annotated[str, AfterValidator(_no_variable)]], BeforeValidator(_text_list), Field(min_length=1)
+]
 Severity = Literal["critical", "warning", "info"]
 
 

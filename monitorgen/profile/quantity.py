@@ -30,9 +30,9 @@ SUFFIXES: dict[str, tuple[str, float]] = {
     "GiB": ("bytes", 2.0**30),
 }
 
-_QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%/]*)\s*")
-_DURATION = re.compile(r"(?:\d+(?:ms|[smhdwy]))+")
-_DURATION_PART = re.compile(r"(\d+)(ms|[smhdwy])")
+_QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%/]*)\s*", re.ASCII)
+_DURATION = re.compile(r"(?:\d+(?:ms|[smhdwy]))+", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+)(ms|[smhdwy])", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31536000.0}
 
 
@@ -51,7 +51,7 @@ class Quantity:
 
 def parse_quantity(text: str | float) -> Quantity:
     """Parse a quantity. Raises ValueError with a sentence for people."""
-    shown = str(text).strip()
+    shown = f"{text:.12g}" if isinstance(text, float) else str(text).strip()
     if isinstance(text, int | float) and not isinstance(text, bool):
         return Quantity(_finite(shown), "", shown)
     match = _QUANTITY.fullmatch(shown)

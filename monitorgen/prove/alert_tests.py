@@ -1,4 +1,4 @@
-"""A scenario for each alert: calm, just under the threshold, over it, calm again, idle, with too little traffic.
+"""A scenario for each alert: calm, just not over the threshold, over it, calm, idle, with too little traffic.
 
 The scenario is found, not written: the alert's conditions are inverted into drives (see `solve`), the moment
 from which the condition holds is read off the samples, and everything that must follow is asked.
@@ -18,7 +18,7 @@ from monitorgen.catalog import Family
 from monitorgen.promql import Matcher, selectors
 from monitorgen.prove.course import SAMPLE_INTERVAL, Course
 from monitorgen.prove.gotext import render_annotation
-from monitorgen.prove.meaning import LOOKBACK, Labels, Samples, Vector, edge_clear
+from monitorgen.prove.meaning import LOOKBACK, Samples, Vector, edge_clear
 from monitorgen.prove.solve import (
     CannotProvokeError,
     Drives,
@@ -35,6 +35,7 @@ from monitorgen.prove.unittests import Ask, Fires, UnitTest
 from monitorgen.prove.world import (
     Drive,
     Gone,
+    Labels,
     Recorder,
     Target,
     Where,
@@ -51,7 +52,7 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-# Evaluation intervals, from which an alert gets the largest that is a fifth of its `for` or less.
+# Evaluation intervals, from which an alert gets the largest that divides its `for` into five or more.
 STEPS = (600.0, 300.0, 120.0, 60.0, 30.0, 15.0, 10.0, 5.0)
 
 STRANGER = "somebody-else"  # a job that no profile asks for
@@ -67,6 +68,14 @@ class Phase:
     bystander: Drives
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What must happen to raw families, to the subject's or to those of both targets."""
+
+    drives: Drives
+    everywhere: bool
+
+
 class Scenario:
     """Builds the unit test of one alert for one side of the renames (0: the newest names)."""
 
@@ -77,9 +86,9 @@ class Scenario:
         self.subject, self.bystander = targets(built, alert.conditions[0].plan.engine)
         self.families = self._families()
         self.also = self._also()
-        self.raw: dict[int, tuple[Drives, bool]] = {}
+        self.raw: dict[int, Move] = {}
         hold = alert.rule.hold
-        self.step = next((s for s in STEPS if s <= hold / 5), STEPS[-1])
+        self.step = next((s for s in STEPS if s <= hold / 5 and hold % s == 0), STEPS[-1])
         # Prometheus 2 and 3 may differ by one sample at a window's edge.
         self.slack = self.step * math.ceil(SAMPLE_INTERVAL / self.step)
 
@@ -91,7 +100,7 @@ class Scenario:
         return found
 
     def _also(self) -> dict[str, list[Where]]:
-        """Label values that the conditions select, so that such series exist even if no recording shows them."""
+        """Label values that the conditions select: such series exist even if no recording shows them."""
         also: dict[str, list[Where]] = {}
         for condition in self.conditions:
             for source in sources_of(condition.plan, self.plans):
@@ -117,7 +126,7 @@ class Scenario:
         return [plan.window]
 
     def _loses_series(self) -> bool:
-        return any(isinstance(d, Gone) for drives, _ in self.raw.values() for d in drives.values())
+        return any(isinstance(d, Gone) for move in self.raw.values() for d in move.drives.values())
 
     # Drives
 
@@ -140,7 +149,7 @@ class Scenario:
             value = values.get(number)
             if number in self.raw:
                 if value is not None:
-                    result.update(self.raw[number][0])
+                    result.update(self.raw[number].drives)
                 continue
             wanted = far_from(condition) if value is None else value
             result = solve(condition, wanted, result, self.plans, self.side)
@@ -149,20 +158,34 @@ class Scenario:
     def find_raw(self) -> None:
         """Find moves for the conditions on raw expressions. Raises CannotProvokeError."""
         for number, condition in enumerate(self.conditions):
-            if condition.plan.kind == "expr" and not condition.plan.uses:
+            if condition.plan.kind == "expr" and not self._can_solve(condition):
                 self.raw[number] = self._raw_move(condition)
 
-    def _raw_move(self, condition: Condition) -> tuple[Drives, bool]:
+    def _can_solve(self, condition: Condition) -> bool:
+        """Whether an expression follows the signals that it uses; it may only borrow their families."""
+        records = {part.record for use in condition.plan.uses for part in self.plans[use].parts}
+        inlined = any(not self.plans[use].recorded for use in condition.plan.uses)
+        if not inlined and not any(sel.name in records for sel in selectors(condition.plan.expr)):
+            return False
+        try:
+            solve(condition, beyond(condition), self.base(), self.plans, self.side)
+        except CannotProvokeError:
+            return False
+        return True
+
+    def _raw_move(self, condition: Condition) -> Move:
         families = family_names(condition.plan, self.plans, self.built.catalogs)
-        calm = {family.name: calm_drive(family) for family in families}
+        base = self.base()
+        calm = {family.name: base[family.name] for family in families}
+        there = [family for family in families if not isinstance(calm[family.name], Gone)]
         window = max([LOOKBACK, *self._windows(condition)]) + 4 * SAMPLE_INTERVAL
         if self._holds(condition, calm, calm, calm, window):
             raise CannotProvokeError(f"{condition.plan.name} holds already while nothing happens")
         for everywhere in (False, True):
-            for move in moves(families):
+            for move in moves(there):
                 moved = {**calm, **move}
                 if self._holds(condition, calm, moved, moved if everywhere else calm, window):
-                    return move, everywhere
+                    return Move(move, everywhere)
         raise CannotProvokeError(
             f"no change of {', '.join(f.name for f in families)} that was tried provokes it"
         )
@@ -191,40 +214,43 @@ class Scenario:
     def build(self) -> UnitTest:
         """The unit test. Raises CannotProvokeError where no drives were found."""
         self.find_raw()
-        hold, window = self.alert.rule.hold, self.window
-        quiet = window + hold + 3 * self.slack
-        own = range(len(self.alert.conditions))
-        over = {
-            number: beyond(self.conditions[number])
-            for number in range(len(self.conditions))
-            if number not in self.raw
+        over: dict[int, float | None] = {
+            number: 1.0 if number in self.raw else beyond(condition)
+            for number, condition in enumerate(self.conditions)
         }
-        over.update(dict.fromkeys(self.raw, 1.0))
-        traffic = {n: v for n, v in over.items() if n not in own}
-        calm = self.drives(traffic)
+        calm = self.drives({n: v for n, v in over.items() if n >= len(self.alert.conditions)})
+        hold, window = self.alert.rule.hold, self.window
+        everywhere = any(move.everywhere for move in self.raw.values())
         fire = self.drives(over)
-        moved_everywhere = any(everywhere for _, everywhere in self.raw.values())
-        phases = [Phase("calm", window + 4 * self.slack, calm, calm)]
-        if self.side == 0:
-            for number in own:
-                if number not in self.raw:
-                    under = self.drives({**over, number: just_not(self.conditions[number])})
-                    phases.append(Phase(f"just not {self.conditions[number].plan.name}", quiet, under, calm))
-        phases.append(
-            Phase("fire", max(window, hold) + hold + 6 * self.slack, fire, fire if moved_everywhere else calm)
-        )
-        if self.side == 0:
-            phases.append(Phase("over", window + 4 * self.slack, calm, calm))
-            if not self.raw:
-                idle = {**self.base()}
-                idle.update(
-                    {n: idle_drive(f) for n, f in self.families.items() if not isinstance(idle[n], Gone)}
-                )
-                phases.append(Phase("idle", quiet, idle, calm))
-            for number in range(len(self.alert.conditions), len(self.conditions)):
-                thin = self.drives({**over, number: just_not(self.conditions[number])})
-                phases.append(Phase("too little traffic", quiet, thin, calm))
-        return self._ask(phases)
+        firing = Phase("fire", max(window, hold) + hold + 6 * self.slack, fire, fire if everywhere else calm)
+        before = Phase("calm", window + 4 * self.slack, calm, calm)
+        if self.side:
+            return self._ask([before, firing])
+        after = Phase("over", window + 4 * self.slack, calm, calm)
+        quiet = window + hold + 3 * self.slack
+        near, idle = self._near_misses(over, calm, quiet)
+        return self._ask([before, *near, firing, after, *idle])
+
+    def _near_misses(
+        self, over: Mapping[int, float | None], calm: Drives, seconds: float
+    ) -> tuple[list[Phase], list[Phase]]:
+        """Phases in which one condition just does not hold, and those with no or too little traffic."""
+        near, idle = [], []
+        if not self.raw:
+            still = {
+                name: idle_drive(self.families[name]) if not isinstance(drive, Gone) else drive
+                for name, drive in self.base().items()
+            }
+            idle.append(Phase("idle", seconds, still, calm))
+        for number, condition in enumerate(self.conditions):
+            if number in self.raw:
+                continue
+            under = self.drives({**over, number: just_not(condition)})
+            if number < len(self.alert.conditions):
+                near.append(Phase(f"just not {condition.plan.name}", seconds, under, calm))
+            else:
+                idle.append(Phase("too little traffic", seconds, under, calm))
+        return near, idle
 
     def _ask(self, phases: list[Phase]) -> UnitTest:
         recorder = Recorder()
@@ -280,17 +306,30 @@ class Scenario:
         steady = self._steady_time(max(start + self.window, first + self.slack + hold) + 2 * self.step, end)
         expected = evaluate_alert(samples, alert, steady)
         base = f'ALERTS{{alertname="{alert.name}", alertstate="firing"}}'
-        test.asks.append(Ask(item, "not before its `for`", first + hold - self.slack - self.step, base, ()))
+        slack = 0.0 if self._is_sharp(samples, first) else self.slack
+        test.asks.append(Ask(item, "not before its `for`", first + hold - slack - self.step, base, ()))
         state = {"alertname": alert.name, "alertstate": "firing", **severity}
         firing = tuple(sorted((_merged(labels, state), 1.0) for labels in expected))
         test.asks.append(
-            Ask(item, "fires after its `for`", first + hold + self.slack, base, firing, name="ALERTS")
+            Ask(item, "fires after its `for`", first + hold + slack, base, firing, name="ALERTS")
         )
         rendered = tuple(
             (_merged(labels, severity), _annotations(alert, labels, value))
             for labels, value in sorted(expected.items())
         )
         test.fires.append(Fires(item, "labels and annotations", steady, alert.name, rendered))
+
+    def _is_sharp(self, samples: Samples, first: float) -> bool:
+        """Whether all versions of Prometheus, and all orders of adding, see the alert begin at `first`."""
+        times = (first - self.step, first)
+        windows = [w for condition in self.conditions for w in self._windows(condition)]
+        return all(edge_clear(time, windows) for time in times) and not any(
+            math.isclose(value, condition.value, rel_tol=1e-6, abs_tol=1e-9)
+            for condition in self.conditions
+            if not _exact(condition)
+            for time in times
+            for value in samples.value(condition.plan, condition.part, time).values()
+        )
 
     def _steady_time(self, earliest: float, end: float) -> float:
         windows = [w for condition in self.conditions for w in self._windows(condition) if w]
@@ -327,11 +366,15 @@ def _annotations(alert: PlannedAlert, labels: Labels, value: float) -> Labels:
         raise CannotProvokeError(str(error)) from error
 
 
+def _exact(condition: Condition) -> bool:
+    """Whether the condition compares a value as it was sampled, with no arithmetic between."""
+    plan = condition.plan
+    return plan.kind == "gauge" and plan.divisor == 1 and plan.reduce != "avg" and plan.spec.over != "avg"
+
+
 def just_not(condition: Condition) -> float:
     """Where the condition just does not hold: at the threshold itself, if a gauge can read exactly that."""
-    plan = condition.plan
-    exact = plan.kind == "gauge" and plan.divisor == 1 and plan.reduce != "avg" and plan.spec.over != "avg"
-    return condition.value if exact and condition.op in (">", "<") else short_of(condition)
+    return condition.value if _exact(condition) and condition.op in (">", "<") else short_of(condition)
 
 
 def compared(samples: Samples, condition: Condition, time: float) -> Vector:

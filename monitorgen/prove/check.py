@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from monitorgen.build import Built, build, load_catalogs
-from monitorgen.bundle import Bundle
+from monitorgen.bundle import Bundle, Origin
 from monitorgen.checks import Finding
 from monitorgen.errors import InputError
 from monitorgen.profile import load_profile
-from monitorgen.prove.ledger import Ledger
+from monitorgen.prove.adopt import adopted
+from monitorgen.prove.ledger import Ledger, Proof
 from monitorgen.prove.promtool import Promtool, find_promtools
 from monitorgen.prove.simulate import Progress, plan_tests, simulate
 from monitorgen.prove.static import promtool_proofs, static_proofs
@@ -25,6 +26,7 @@ class CheckResult:
     ledger: Ledger
     findings: tuple[Finding, ...]
     promtools: tuple[str, ...]
+    origins: Mapping[str, Origin] = field(default_factory=dict)  # item -> its place in the profile
 
     def exit_code(self, level: str, *, require: bool = False) -> int:
         """0 if everything holds; 1 for findings, failed proofs, or (with `require`) unproven items."""
@@ -79,17 +81,23 @@ def check_bundle(
     if not profile:
         raise InputError(f"{path} has no manifest that names its profile", hint="give one with --profile")
     built = build(load_profile(profile, config=config, sets=sets))
-    return check_built(built, bundle, level, promtools, progress)
+    return check_built(built, adopted(bundle, built.bundle), level, promtools, progress)
 
 
 def check_built(
     built: Built, bundle: Bundle, level: str, promtools: Sequence[str], progress: Progress | None = None
 ) -> CheckResult:
     """Prove `bundle` by what `built` means."""
-    ledger = Ledger(bundle.name, tuple(dict.fromkeys(bundle.items)), dormant=dict(bundle.dormant))
+    meant, there = set(built.bundle.items), set(bundle.items)
+    items = tuple(dict.fromkeys((*bundle.items, *built.bundle.items)))
+    ledger = Ledger(bundle.name, items, dormant=dict(bundle.dormant))
     for item in ledger.items:
         if item.startswith("scrape/"):
             ledger.beyond[item] = ("simulated",)
+        if item not in there:
+            ledger.add([Proof(item, "static", "it is there", False, "the files", answer="no file holds it")])
+        elif item not in meant:
+            ledger.unproven(item, "simulated", f"the profile {built.loaded.name} does not know it")
     tools: list[Promtool] = find_promtools(promtools)
     findings = static_proofs(bundle, dict(load_catalogs(built.loaded)), ledger)
     promtool_proofs(bundle, tools, ledger)
@@ -97,4 +105,14 @@ def check_built(
         ledger.notes.append("promtool was not found: nothing was proven in simulated time")
     if level == "simulated":
         simulate(plan_tests(built), bundle, tools, ledger, progress=progress)
-    return CheckResult(ledger, findings, tuple(f"promtool {tool.version}" for tool in tools))
+    asked = tuple(f"promtool {tool.version}" for tool in tools)
+    return CheckResult(ledger, findings, asked, _origins(built.bundle))
+
+
+def _origins(bundle: Bundle) -> dict[str, Origin]:
+    """Where the profile speaks of each item."""
+    origins = {rule.id: rule.origin for group in bundle.groups for rule in group.rules}
+    origins.update({job.id: job.origin for job in bundle.scrape_jobs})
+    for dashboard in bundle.dashboards:
+        origins.update({dashboard.panel_item(panel): panel.origin for panel in dashboard.panels})
+    return origins

@@ -68,7 +68,7 @@ def names_in(expr: str) -> list[str]:
 def focused(
     test: UnitTest, rules: Rules, items: set[str] | None = None
 ) -> tuple[UnitTest, tuple[RuleGroup, ...]]:
-    """The test with only the asks of `items` (all by default) and the series that these need, and the rules for it."""
+    """The test with only the asks of `items` (all by default), the series that these need, and the rules."""
     asks = [ask for ask in test.asks if items is None or ask.item in items]
     fires = [fire for fire in test.fires if items is None or fire.item in items]
     alerts = {fire.alert for fire in fires}

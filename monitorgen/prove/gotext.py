@@ -90,7 +90,7 @@ FUNCTIONS: dict[str, Callable[[float], str]] = {
 
 
 def render_annotation(template: str, labels: Mapping[str, str], value: float) -> str:
-    """The text that Prometheus makes of an annotation. Raises ValueError for actions that are not known here."""
+    """The text that Prometheus makes of an annotation. Raises ValueError for what is not known here."""
 
     def replace(match: re.Match[str]) -> str:
         action = match[1]

@@ -126,7 +126,7 @@ class Samples:
         return {key: value / plan.divisor for key, value in result.items()}
 
     def _expression(self, plan: Plan, t: float) -> Vector:
-        """A free expression, by the reference evaluator: signals are read as they mean, families as sampled."""
+        """A free expression, by the reference evaluator: signals as they mean, families as sampled."""
         return self.evaluate(plan.expr, plan.uses, t)
 
     def evaluate(self, expr: str, uses: Iterable[str], t: float) -> Vector:

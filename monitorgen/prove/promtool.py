@@ -27,7 +27,10 @@ _FAILURE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A unit test that failed: its test group, the alert or expression, the time, and promtool's words."""
+    """A unit test that failed: the alert or expression, the time, and promtool's words.
+
+    `test` is the test group; promtool names it with alerts, and leaves it out ("") with expressions.
+    """
 
     test: str
     subject: str
@@ -133,12 +136,12 @@ def parse_failures(text: str) -> list[Failure]:
     """The failures of one file in what `promtool test rules` printed."""
     failures: list[Failure] = []
     test = ""
-    current: tuple[str, str] | None = None
+    current: tuple[str, str, str] | None = None
     lines: list[str] = []
 
     def finish() -> None:
         if current is not None:
-            failures.append(Failure(test, *current, "\n".join(lines).strip()))
+            failures.append(Failure(*current, "\n".join(lines).strip()))
 
     for line in text.splitlines():
         match = _FAILURE.match(line)
@@ -150,9 +153,10 @@ def parse_failures(text: str) -> list[Failure]:
         if match["name"] is not None:
             test = match["name"]
         elif match["alert"]:
-            current, lines = (match["alert"], match["alert_time"]), [match["alert_rest"].strip()]
+            current, lines = (test, match["alert"], match["alert_time"]), [match["alert_rest"].strip()]
+            test = ""
         else:
-            current, lines = (match["expr"], match["time"]), [match["rest"].strip()]
+            current, lines = ("", match["expr"], match["time"]), [match["rest"].strip()]
     finish()
     return failures
 

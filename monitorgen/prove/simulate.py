@@ -20,7 +20,16 @@ from monitorgen.prove.focus import Rules, focused
 from monitorgen.prove.ledger import Ledger, Proof
 from monitorgen.prove.promtool import Answer, Promtool
 from monitorgen.prove.solve import CannotProvokeError
-from monitorgen.prove.unittests import Ask, UnitTest, asked_expr, clock, quoted, render_file, substituted
+from monitorgen.prove.unittests import (
+    Ask,
+    Fires,
+    UnitTest,
+    asked_expr,
+    clock,
+    quoted,
+    render_file,
+    substituted,
+)
 from monitorgen.prove.value_tests import value_tests
 from monitorgen.prove.world import sources_of
 from monitorgen.targets.prometheus import rule_files
@@ -56,7 +65,7 @@ def _sides(alert: PlannedAlert, built: Built) -> int:
 
 
 def bound(tests: Iterable[UnitTest], bundle: Bundle) -> tuple[list[UnitTest], dict[str, str]]:
-    """The tests with each panel's query taken from `bundle`; items whose query is not there, with the reason."""
+    """The tests with each panel's query taken from `bundle`; and the items that lack theirs."""
     queries = {
         (dashboard.panel_item(panel), query.ref_id): query.expr
         for dashboard in bundle.dashboards
@@ -80,9 +89,7 @@ def bound(tests: Iterable[UnitTest], bundle: Bundle) -> tuple[list[UnitTest], di
     return result, missing
 
 
-def test_files(
-    tests: Iterable[UnitTest], groups: Iterable[RuleGroup], *, folder: str = "tests"
-) -> dict[str, str]:
+def test_files(tests: Iterable[UnitTest], groups: Iterable[RuleGroup]) -> dict[str, str]:
     """Unit test files by name: one for the values, one for the alerts of each evaluation interval."""
     grouped: dict[tuple[str, float], list[UnitTest]] = {}
     for test in tests:
@@ -91,7 +98,7 @@ def test_files(
     rules = [f"../{file}" for file in rule_files(groups)]
     names = [group.name for group in groups]
     return {
-        f"{folder}/{kind}_{clock(step)}.yaml": render_file(chosen, rules, names, step)
+        f"tests/{kind}_{clock(step)}.yaml": render_file(chosen, rules, names, step)
         for (kind, step), chosen in sorted(grouped.items())
     }
 
@@ -134,7 +141,7 @@ def _run(
     ledger: Ledger,
     progress: Progress | None,
 ) -> None:
-    """Ask every promtool about every batch, several batches a process: starting one costs as much as a test."""
+    """Ask every promtool about every batch, several batches a process: a start costs as much as a test."""
     workers = os.cpu_count() or 1
     shares = _shares(batches, 2 * workers if len(tools) == 1 else workers)
     jobs = [(tool, share) for tool in tools for share in shares]
@@ -209,11 +216,13 @@ def _enter(tests: list[UnitTest], answer: Answer, tool: Promtool, ledger: Ledger
     failed = {(f.test, f.subject, f.time): f.text for f in answer.failures}
     seen: set[tuple[str, str, str]] = set()
     for test in tests:
-        for one in (*test.asks, *test.fires):
+        claims: list[Ask | Fires] = [*test.asks, *test.fires]
+        for one in claims:
             when = clock(one.time)
             asked = asked_expr(one) if isinstance(one, Ask) else one.alert
             said = {quoted(asked), _go_quoted(asked)} if isinstance(one, Ask) else {asked}
-            keys = {(test.name, subject, when) for subject in said}
+            # Of an expression promtool does not say which test it is of: tests that share one share its fate.
+            keys = {(name, subject, when) for subject in said for name in {"", test.name}}
             seen |= keys
             text = next((failed[key] or "failed" for key in keys if key in failed), answer.trouble)
             ledger.add(
@@ -228,7 +237,8 @@ def _enter(tests: list[UnitTest], answer: Answer, tool: Promtool, ledger: Ledger
             # A failure that cannot be laid at one item's door is laid at the test's: nothing is hidden.
             named = {item for test in tests if test.name == name for item in test.items}
             for item in sorted(named or {item for test in tests for item in test.items}):
-                ledger.add([Proof(item, "simulated", name, False, source, subject, text, when)])
+                claim = name or "all that was asked holds"
+                ledger.add([Proof(item, "simulated", claim, False, source, subject, text, when)])
 
 
 def _go_quoted(text: str) -> str:

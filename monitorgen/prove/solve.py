@@ -7,8 +7,8 @@ over signals are solved by bisection on one of them; expressions over raw famili
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeAlias
 
 from monitorgen.build import Plan
 from monitorgen.build.conditions import Condition
@@ -18,7 +18,7 @@ from monitorgen.catalog.units import UNITS
 from monitorgen.promql import selectors
 from monitorgen.prove.world import Counter, Drive, Gauge, Gone, Histogram
 
-# How far from the threshold "just above" and "just under" are: every change of a threshold by more is noticed.
+# How far from the threshold "just above" and "just under" are: a change of a threshold by more is noticed.
 MARGIN = 0.02
 CALM_RATE = 10.0
 
@@ -27,7 +27,7 @@ class CannotProvokeError(Exception):
     """No drive was found that brings a signal to the wanted value; the text says why."""
 
 
-Drives = dict[str, Drive]
+Drives: TypeAlias = dict[str, Drive]
 
 
 def family_names(
@@ -199,34 +199,43 @@ def _solve_expression(
     raise CannotProvokeError(f"no value of {', '.join(plan.uses)} brings {plan.name} to {wanted:g}")
 
 
-def _bisect(attempt: object, wanted: float) -> Drives | None:
-    assert callable(attempt)
-    points = [0.0, *(10.0**k for k in range(-4, 9))]
+Attempt: TypeAlias = Callable[[float], tuple[float | None, Drives]]  # x -> what the signal reads, and by what
+
+
+def _bisect(attempt: Attempt, wanted: float) -> Drives | None:
+    """Drives under which an attempt reads `wanted`; None where no two powers of ten enclose it."""
     previous: tuple[float, float] | None = None
-    for x in points:
+    for x in (0.0, *(10.0**k for k in range(-4, 9))):
         y, _ = attempt(x)
         if y is None:
             previous = None
             continue
         if previous is not None and min(previous[1], y) <= wanted <= max(previous[1], y) and previous[1] != y:
-            low, high = previous, (x, y)
-            for turn in range(60):
-                # Most expressions are linear in one signal: the straight line hits at once, halving is the fallback.
-                straight = low[0] + (wanted - low[1]) * (high[0] - low[0]) / (high[1] - low[1])
-                middle = straight if turn % 2 == 0 else (low[0] + high[0]) / 2
-                value, drives = attempt(middle)
-                if value is None:
-                    return None
-                if abs(value - wanted) <= 1e-6 * abs(wanted):
-                    return dict(drives)
-                if (value < wanted) == (low[1] < wanted):
-                    low = (middle, value)
-                else:
-                    high = (middle, value)
-            solved: Drives = attempt((low[0] + high[0]) / 2)[1]
-            return solved
+            return _between(attempt, wanted, previous, (x, y))
         previous = (x, y)
     return None
+
+
+def _between(
+    attempt: Attempt, wanted: float, low: tuple[float, float], high: tuple[float, float]
+) -> Drives | None:
+    """Narrow two points (x, y) down to `wanted`.
+
+    Most expressions are linear in one signal: the straight line hits at once. Halving helps with the rest.
+    """
+    for turn in range(60):
+        straight = low[0] + (wanted - low[1]) * (high[0] - low[0]) / (high[1] - low[1])
+        middle = straight if turn % 2 == 0 else (low[0] + high[0]) / 2
+        value, drives = attempt(middle)
+        if value is None:
+            return None
+        if abs(value - wanted) <= 1e-6 * abs(wanted):
+            return drives
+        if (value < wanted) == (low[1] < wanted):
+            low = (middle, value)
+        else:
+            high = (middle, value)
+    return attempt((low[0] + high[0]) / 2)[1]
 
 
 def moves(families: Iterable[Family]) -> Iterator[Drives]:
@@ -248,8 +257,3 @@ def moves(families: Iterable[Family]) -> Iterator[Drives]:
             for a in of(first):
                 for b in of(second):
                     yield {first.name: a, second.name: b}
-
-
-def with_rates(drives: Drives, rate: float) -> Drives:
-    """The same drives, with all counters at another rate."""
-    return {name: replace(d, rate=rate) if isinstance(d, Counter) else d for name, d in drives.items()}

@@ -1,4 +1,4 @@
-"""What a signal reads once its windows lie wholly in one phase: found by sampling that phase and reading it."""
+"""What a signal reads once its windows lie wholly in one phase: that phase is sampled and read."""
 
 from __future__ import annotations
 

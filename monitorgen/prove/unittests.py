@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 
 from monitorgen.prove.course import SAMPLE_INTERVAL, Course, Run
-from monitorgen.prove.meaning import Labels, Vector
+from monitorgen.prove.meaning import Vector
+from monitorgen.prove.world import Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,10 @@ class UnitTest:
 
 
 def scaled(vector: Vector) -> tuple[float, tuple[tuple[Labels, float], ...]]:
-    """Values as whole numbers of about seven digits, since promtool compares floats bit by bit: (scale, samples)."""
+    """Values as whole numbers of about seven digits, since promtool compares floats bit by bit.
+
+    The scale that they were multiplied by, and the samples.
+    """
     finite = {key: value for key, value in vector.items() if not math.isnan(value)}
     largest = max((abs(v) for v in finite.values()), default=0.0)
     digits = 6 - math.floor(math.log10(largest)) if largest > 0 else 0
@@ -166,7 +170,7 @@ HEADER = """\
 def render_file(
     tests: Iterable[UnitTest], rule_files: Iterable[str], groups: Iterable[str], step: float
 ) -> str:
-    """A unit test file of tests that share an evaluation interval. Strings are JSON's, which YAML reads alike.
+    """A unit test file of tests that share an evaluation interval; strings are JSON's, as YAML reads them.
 
     `groups` are the rule groups in the order of evaluation: left to itself, promtool takes any.
     """
@@ -210,8 +214,10 @@ def _fires_text(fire: Fires) -> str:
     lines = [f"  # {fire.item}: {fire.claim}\n"]
     lines.append(f"  - eval_time: {clock(fire.time)}\n    alertname: {fire.alert}\n")
     lines.append("    exp_alerts:\n" if fire.expect else "    exp_alerts: []\n")
-    for labels, annotations in fire.expect:
-        for key, pairs in (("exp_labels", labels), ("exp_annotations", annotations)):
-            lead = "    - " if key == "exp_labels" else "      "
-            lines.append(f"{lead}{key}: {{{', '.join(f'{quoted(k)}: {quoted(v)}' for k, v in pairs)}}}\n")
+    for labels, texts in fire.expect:
+        lines.append(f"    - exp_labels: {_mapping(labels)}\n      exp_annotations: {_mapping(texts)}\n")
     return "".join(lines)
+
+
+def _mapping(pairs: Labels) -> str:
+    return f"{{{', '.join(f'{quoted(key)}: {quoted(value)}' for key, value in pairs)}}}"

@@ -23,7 +23,7 @@ Where: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """A counter's growth a second over all series of a target; `share` of it falls on the series of `where`."""
+    """A counter's growth a second over a target's series; `share` of it falls on those of `where`."""
 
     rate: float = 1.0
     where: Where = ()
@@ -114,7 +114,7 @@ class HistogramCourses:
     sum: Course
 
     def grow(self, inside: Iterable[float], mean: float | None, total: float, samples: int) -> None:
-        """Add samples: `inside` each bucket so many observations a sample, of `mean` each or `total` together."""
+        """Add samples with so many observations `inside` each bucket, of `mean` each or `total` together."""
         running = 0.0
         for course, observations in zip(self.buckets, inside, strict=True):
             running += grain(observations)

@@ -1,4 +1,4 @@
-"""Mutations that nobody could ever observe, each family of them with its reason. They are not put to the test."""
+"""Mutations that nobody could ever observe, and why. They are not put to the test."""
 
 from __future__ import annotations
 
@@ -9,52 +9,72 @@ from mutation import Mutation
 
 Predicate = Callable[[Mutation, str, str], bool]
 
-# What yields whole numbers from 1 up, or nothing: counts, and absent().
-_FROM_ONE = re.compile(r"\s*\(?\s*(absent\(|count by )")
+# What yields whole numbers from 1 up, 0 or nothing: counts, and absent().
+_COUNTED = re.compile(r"[\s(]*(absent\(|count by )")
+# A signal that is measured: a rate, a ratio of rates, a quantile, a mean.
+_MEASURED = re.compile(r":(p\d+_\w+|(\w+_)?rate\w+|mean_\w+)$|_rate$")
 # Values of these are small whole or half numbers, which print alike with and without `humanize`.
 _SMALL = re.compile(r"alert/(TargetDown|MetricsGone|JobGone|GraphModeDrift)/")
+# What the workloads export has a model and a target, nothing else: one series in each group.
+_ALONE = re.compile(r"(sum|max) by \(job, instance, model_name\) \((rate\()?vllm:decode_\w+")
+
+
+# What may happen to a branch that has no series, or only zeros that are filtered out.
+_OF_A_BRANCH = ("or: right side dropped", "set operator changed", "matcher removed")
+_OF_ITS_VALUES = ("constant changed", "arithmetic operator", "aggregation changed")
 
 
 def reason(mutation: Mutation, original: object) -> str:
-    """Why a mutation changes nothing that can be seen; "" for the others. `original` is the value it replaces."""
+    """Why a mutation changes nothing that can be seen; "" for the others. `original` is what it replaces."""
     if not isinstance(original, str) or not isinstance(mutation.value, str):
         return ""
     return next((why for why, holds in REASONS if holds(mutation, original, mutation.value)), "")
 
 
 def _count_compared_with_less_than_one(mutation: Mutation, old: str, new: str) -> bool:
-    same = re.search(r"(>=?)\s+([\d.]+)\s*$", new)
-    if mutation.kind == "guard dropped":
-        return bool(_FROM_ONE.match(old)) and re.search(r">\s+0\s*$", old) is not None and same is None
-    if mutation.kind not in ("comparison lets the limit pass", "threshold changed") or same is None:
+    if not _COUNTED.match(old) or re.search(r">\s+0$", old) is None:
         return False
-    return bool(_FROM_ONE.match(old)) and (float(same[2]) < 1 or same[0].startswith(">= 1"))
+    if mutation.kind == "guard dropped":
+        return old.startswith("absent(")
+    return mutation.kind == "threshold changed" and re.search(r">\s+0\.\d+$", new) is not None
 
 
 def _limit_of_a_measured_value(mutation: Mutation, old: str, new: str) -> bool:
     if mutation.kind != "comparison lets the limit pass":
         return False
-    before = next(i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b)
-    compared = re.findall(r"[\w:]+", old[:before])
-    number = re.match(r"[><]?\s*([\d.]+)", old[before - 1 :].lstrip("><= "))
-    measured = bool(compared) and re.search(r":(p\d+_\w+|\w*rate\d\w*|mean_\w+)$|_rate$", compared[-1])
-    return bool(measured) and number is not None and float(number[1]) != 0
+    place = next(i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b)
+    signal = re.findall(r"[\w:]+", old[: place - 1])
+    limit = re.match(r"[\s<>]*([\d.]+)", old[place - 1 :])
+    return bool(signal and limit) and bool(_MEASURED.search(signal[-1])) and float(limit[1]) > 0
+
+
+def _scale_of_all_buckets(mutation: Mutation, old: str, new: str) -> bool:
+    del new
+    alike = old.startswith("histogram_quantile(") and not re.search(r"\sor\s", old)
+    return mutation.note.startswith("rate to increase") and alike
+
+
+def _aggregation_of_one_series(mutation: Mutation, old: str, new: str) -> bool:
+    if mutation.kind != "aggregation changed" or " to count" in mutation.note:
+        return False
+    return any(_within(old, new, *match.span(1)) for match in _ALONE.finditer(old))
 
 
 def _inside_a_product_with_zero(mutation: Mutation, old: str, new: str) -> bool:
-    if mutation.kind not in ("aggregation changed", "arithmetic operator", "function changed"):
-        return False
-    return any(_within(old, new, start, end) for start, end in _zeros(old, inner=True))
+    slight = mutation.kind in ("arithmetic operator", "or: sides swapped")
+    return slight and any(_within(old, new, *place) for place in _zeros(old, inner=True))
 
 
 def _in_a_branch_that_never_speaks(mutation: Mutation, old: str, new: str) -> bool:
-    """`of or 0 * (of + rest)`: without `of` there is no total either."""
+    """`of or 0 * (of + rest)` has no total without `of`; `(x or 0 * y) > 0` lets no 0 through."""
     for start, end in _zeros(old, inner=False):
         counted = re.findall(r"rate\(([\w:]+)", old[:start])
         total = old[start:end]
-        if counted and re.search(rf"\+\s+.*{re.escape(counted[0])}\b", total, re.DOTALL):
-            low = old.rfind("or", 0, start)
-            return _within(old, new, low, end)
+        missing = bool(counted) and re.search(rf"\+\s.*{counted[0]}\b", total, re.DOTALL) is not None
+        filtered = re.match(r"[\s)]*>\s+0$", old[end:]) is not None
+        silent = mutation.kind in (_OF_A_BRANCH + _OF_ITS_VALUES if missing else _OF_A_BRANCH)
+        if (missing or filtered) and silent and _within(old, new, old.rfind("or", 0, start), end):
+            return True
     return False
 
 
@@ -64,13 +84,13 @@ def _label_that_the_instance_implies(mutation: Mutation, old: str, new: str) -> 
 
 def _humanize_of_a_small_number(mutation: Mutation, old: str, new: str) -> bool:
     del old, new
-    slight = mutation.note.endswith(("to {{ $value }}", "humanize1024 }}"))
-    return mutation.kind == "humanizer changed" and slight and bool(_SMALL.match(mutation.item))
+    dropped = mutation.note.endswith("to {{ $value }}")
+    return mutation.kind == "humanizer changed" and dropped and bool(_SMALL.match(mutation.item))
 
 
 def _zeros(expr: str, *, inner: bool) -> Iterator[tuple[int, int]]:
-    """The places of `0 * ( ... )`, or of what stands in these brackets."""
-    for match in re.finditer(r"(?<![\w.])0\s+\*\s+\(", expr):
+    """The places of `0 * ...(...)`, or of what stands behind its `*`."""
+    for match in re.finditer(r"(?<![\w.])0\s+\*\s+(count by \([^)]*\) )?\(", expr):
         depth, end = 1, match.end()
         while depth:
             depth += {"(": 1, ")": -1}.get(expr[end], 0)
@@ -80,14 +100,20 @@ def _zeros(expr: str, *, inner: bool) -> Iterator[tuple[int, int]]:
 
 def _within(old: str, new: str, start: int, end: int) -> bool:
     """Whether everything in which the two differ lies between these places of the old one."""
-    return old[:start] == new[:start] and new.endswith(old[end:])
+    before, after, new = ("".join(text.split()) for text in (old[:start], old[end:], new))
+    return new.startswith(before) and new.endswith(after) and len(new) >= len(before) + len(after)
 
 
 REASONS: tuple[tuple[str, Predicate], ...] = (
     ("a count is at least 1 where it is there at all", _count_compared_with_less_than_one),
     ("a rate, a quantile or a mean never reads exactly its threshold", _limit_of_a_measured_value),
+    ("a quantile stays where it is when all buckets grow alike", _scale_of_all_buckets),
+    ("there is one series in each group", _aggregation_of_one_series),
     ("0 times anything is 0", _inside_a_product_with_zero),
-    ("the branch never speaks: its total is missing whenever its left side is", _in_a_branch_that_never_speaks),
-    ("an instance belongs to one job, so the instance tells the series apart", _label_that_the_instance_implies),
+    ("the branch never speaks", _in_a_branch_that_never_speaks),
+    (
+        "an instance belongs to one job, so the instance tells the series apart",
+        _label_that_the_instance_implies,
+    ),
     ("small whole and half numbers print alike", _humanize_of_a_small_number),
 )

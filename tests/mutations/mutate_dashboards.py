@@ -27,7 +27,9 @@ def dashboard_mutations(file: str, tree: Any) -> Iterator[Mutation]:
     """Every mutation of a dashboard."""
     yield from edits("dashboard editable", "", file, ("editable",), [("editable", True)])
     for key in ("uid", "title"):
-        yield from edits("dashboard nameless", "", file, (key,), [(f"{key} empty", ""), (f"{key} gone", GONE)])
+        yield from edits(
+            "dashboard nameless", "", file, (key,), [(f"{key} empty", ""), (f"{key} gone", GONE)]
+        )
     for index, variable in enumerate(tree["templating"]["list"]):
         yield from _variable(file, ("templating", "list", index), variable)
     for index, panel in enumerate(tree["panels"]):

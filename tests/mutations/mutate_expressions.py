@@ -18,7 +18,6 @@ _LABELS = {"job": "service", "instance": "host", "model_name": "model", "le": "b
 _AGGREGATES = {
     "sum": ("max", "avg", "count"),
     "max": ("min", "sum"),
-    "count": ("group",),
 }
 _FUNCTIONS = {
     "rate": ("increase", "irate", "delta"),
@@ -126,7 +125,9 @@ def comparisons(expr: str) -> Iterator[Change]:
         for match in re.finditer(r"(?<=\s)(>|<|==)(?=\s+[\d.]+)", expr):
             number = expr[match.end() :].split(")")[0].split()[0]
             for new in others[match[0]]:
-                kind = "comparison lets the limit pass" if "=" in new and new != "!=" else "comparison flipped"
+                kind = (
+                    "comparison lets the limit pass" if "=" in new and new != "!=" else "comparison flipped"
+                )
                 yield kind, f"{match[0]} {number} to {new}", _at(expr, match, new)
 
     return _numbered(found())
@@ -179,7 +180,7 @@ def aggregates(expr: str) -> Iterator[Change]:
     """Another aggregation."""
 
     def found() -> Iterator[Change]:
-        for match in re.finditer(r"\b(sum|max|count)(?= by )", expr):
+        for match in re.finditer(r"\b(sum|max)(?= by )", expr):
             for new in _AGGREGATES[match[0]]:
                 yield "aggregation changed", f"{match[0]} to {new}", _at(expr, match, new)
 
@@ -242,7 +243,7 @@ def _short(text: str) -> str:
 
 
 def _chains(expr: str) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
-    """(start, end, places of the operators) of what is joined by set operators, or by `/`, inside one bracket."""
+    """(start, end, places of the operators) of what set operators, or `/`, join inside one bracket."""
     stack: list[tuple[int, list[tuple[int, int]]]] = [(0, [])]
     for match in re.finditer(r'"[^"]*"|\$\w+|[\w:.]+|[(\[{,)\]}]|\s/\s', expr):
         text = match[0]

@@ -33,8 +33,8 @@ def rule_mutations(file: str, tree: Any) -> Iterator[Mutation]:
                 yield Mutation(kind, item, note, file, (*where, "expr"), text)
             neighbour = group["rules"][index - 1]
             yield from _pasted(item, file, where, rule, neighbour)
-            yield from _recording(item, file, where, rule) if "record" in rule else _alert(
-                item, file, where, rule
+            yield from (
+                _recording(item, file, where, rule) if "record" in rule else _alert(item, file, where, rule)
             )
 
 

@@ -13,7 +13,7 @@ GONE = object()  # in place of a value: the key, or the list's entry, is taken a
 
 @dataclass(frozen=True)
 class Mutation:
-    """`value` at `path` of the parsed `file`. `item` is whose proofs must notice, "" for a whole dashboard."""
+    """`value` at `path` of the parsed `file`; `item` is whose proofs must notice, "" if a file's."""
 
     kind: str
     item: str
@@ -26,6 +26,13 @@ class Mutation:
     def key(self) -> str:
         """A name that stays as long as the item and the change are there."""
         return f"{self.kind}: {self.item or self.file}: {self.note}"
+
+    def original(self, tree: Any) -> Any:
+        """What stands there before the change; None where nothing does."""
+        for step in self.path[:-1]:
+            tree = tree[step]
+        last = self.path[-1]
+        return tree.get(last) if isinstance(tree, dict) else tree[last]
 
     def applied(self, tree: Any) -> Any:
         """The tree with the change; the given one stays as it is."""

@@ -7,6 +7,7 @@ foreign bundle is, then checked and simulated.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from equivalent import reason
 from mutate_dashboards import dashboard_mutations
 from mutate_rules import rule_mutations
 from mutation import Mutation
 
 from monitorgen.build import Built, build, load_catalogs
-from monitorgen.bundle import Bundle, Dashboard, RecordingRule, Rule, RuleGroup
+from monitorgen.bundle import Bundle, Dashboard, RecordingRule, Rule
 from monitorgen.checks import Context, run
 from monitorgen.errors import InputError
 from monitorgen.profile import load_profile
@@ -54,7 +56,9 @@ class Bench:
         self.tools = [Promtool(str(promtool))] if promtool else []
         self.catalogs = dict(load_catalogs(self.built.loaded))
         files = bundle_files(self.built.bundle)
-        self.texts = {name: text for name, text in files.items() if name.startswith(("rules/", "dashboards/"))}
+        self.texts = {
+            name: text for name, text in files.items() if name.startswith(("rules/", "dashboards/"))
+        }
         for name, text in files.items():
             self._write(folder / "whole" / name, text)
         self.whole = adopted(read_folder(folder / "whole"), self.built.bundle)
@@ -73,10 +77,22 @@ class Bench:
         """The unmutated profile's proofs."""
         return plan_tests(self.built)
 
-    def mutations(self) -> Iterator[Mutation]:
-        """All mutations of all files, in their order."""
+    @cached_property
+    def mutations(self) -> tuple[Mutation, ...]:
+        """All mutations of all files that anybody could observe."""
+        return tuple(one for one in self._enumerated() if not self._reason(one))
+
+    @cached_property
+    def excluded(self) -> Counter[str]:
+        """How many mutations are left out, by the reason why nobody could observe them."""
+        return Counter(why for one in self._enumerated() if (why := self._reason(one)))
+
+    def _enumerated(self) -> Iterator[Mutation]:
         for name, tree in self.trees.items():
             yield from (dashboard_mutations if name.endswith(".json") else rule_mutations)(name, tree)
+
+    def _reason(self, mutation: Mutation) -> str:
+        return reason(mutation, mutation.original(self.trees[mutation.file]))
 
     def judge(self, mutation: Mutation, *, always_simulate: bool = False) -> Verdict:
         """Check a mutation; simulate it if no check complains, or if that is wanted anyhow."""
@@ -157,10 +173,10 @@ def adopted(read: Bundle, meant: Bundle) -> Bundle:
     """
     order = {group.name: number for number, group in enumerate(meant.groups)}
     rules = {rule.id: rule for group in meant.groups for rule in group.rules}
-    signals = {
-        board.panel_item(panel): panel.signal for board in meant.dashboards for panel in board.panels
-    }
-    groups = [replace(group, rules=tuple(_rule(r, rules.get(r.id)) for r in group.rules)) for group in read.groups]
+    signals = {board.panel_item(panel): panel.signal for board in meant.dashboards for panel in board.panels}
+    groups = [
+        replace(group, rules=tuple(_rule(r, rules.get(r.id)) for r in group.rules)) for group in read.groups
+    ]
     return replace(
         read,
         name=meant.name,
