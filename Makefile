@@ -68,6 +68,7 @@ bench: setup ## time the commands as whole processes; ARGS='--runs 9' and more g
 
 golden: setup ## renew the golden files; read the diff before you commit it
 	$(PROMTOOLS) $(BIN)/pytest -m 'not live' --renew-golden
+	$(BIN)/monitorgen build --profile examples/gitops/profile.yaml --out examples/gitops/bundle
 
 schema: setup ## write the profiles' JSON Schema, for completion in editors
 	@mkdir -p dist

@@ -1,4 +1,4 @@
-"""What the examples say must stay true: a committed bundle is what its profile gives, and all of it is proven."""
+"""What the examples say must stay true: a bundle is what its profile gives, and all of it is proven."""
 
 from __future__ import annotations
 

@@ -143,8 +143,10 @@ class Scenario:
     def drives(self, values: Mapping[int, float | None]) -> Drives:
         """Drives under which condition number i reads values[i]; None stands for `well on the calm side`."""
         result = self.base()
-        order = [*range(len(self.alert.conditions), len(self.conditions)), *range(len(self.alert.conditions))]
-        for number in order:
+        # Expressions last: they are solved by one of the signals that they use, with the others as they are.
+        own = len(self.alert.conditions)
+        kinds = [condition.plan.kind == "expr" for condition in self.conditions]
+        for number in sorted(range(len(self.conditions)), key=lambda n: (kinds[n], n < own, n)):
             condition = self.conditions[number]
             value = values.get(number)
             if number in self.raw:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from monitorgen.build import Built, PlannedAlert
 from monitorgen.bundle import Bundle, RuleGroup
+from monitorgen.promql import parse_duration
 from monitorgen.prove.alert_tests import Scenario
 from monitorgen.prove.focus import Rules, focused
 from monitorgen.prove.ledger import Ledger, Proof
@@ -213,32 +214,33 @@ def _write(folder: Path, number: int, tests: list[UnitTest], rules: Rules) -> Pa
 def _enter(tests: list[UnitTest], answer: Answer, tool: Promtool, ledger: Ledger) -> None:
     """One proof for each item, claim and promtool: it holds unless promtool names it among its failures."""
     source = f"promtool {tool.version}"
-    failed = {(f.test, f.subject, f.time): f.text for f in answer.failures}
-    seen: set[tuple[str, str, str]] = set()
+    # Times are compared as seconds: what is written as 75m comes back as 1h15m.
+    failed = {(f.test, f.subject, parse_duration(f.time)): f.text or "failed" for f in answer.failures}
+    seen: set[tuple[str, str, float]] = set()
     for test in tests:
         claims: list[Ask | Fires] = [*test.asks, *test.fires]
         for one in claims:
-            when = clock(one.time)
             asked = asked_expr(one) if isinstance(one, Ask) else one.alert
             said = {quoted(asked), _go_quoted(asked)} if isinstance(one, Ask) else {asked}
             # Of an expression promtool does not say which test it is of: tests that share one share its fate.
-            keys = {(name, subject, when) for subject in said for name in {"", test.name}}
+            keys = {(name, subject, one.time) for subject in said for name in ("", test.name)}
             seen |= keys
-            text = next((failed[key] or "failed" for key in keys if key in failed), answer.trouble)
+            text = next((failed[key] for key in keys if key in failed), answer.trouble)
+            said_of_it = text or "as expected"
             ledger.add(
                 [
                     Proof(
-                        one.item, "simulated", one.claim, not text, source, asked, text or "as expected", when
+                        one.item, "simulated", one.claim, not text, source, asked, said_of_it, clock(one.time)
                     )
                 ]
             )
-    for (name, subject, when), text in failed.items():
-        if (name, subject, when) not in seen:
+    for (name, subject, time), text in failed.items():
+        if (name, subject, time) not in seen:
             # A failure that cannot be laid at one item's door is laid at the test's: nothing is hidden.
             named = {item for test in tests if test.name == name for item in test.items}
             for item in sorted(named or {item for test in tests for item in test.items}):
                 claim = name or "all that was asked holds"
-                ledger.add([Proof(item, "simulated", claim, False, source, subject, text, when)])
+                ledger.add([Proof(item, "simulated", claim, False, source, subject, text, clock(time))])
 
 
 def _go_quoted(text: str) -> str:

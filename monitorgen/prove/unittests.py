@@ -26,7 +26,7 @@ class Ask:
         ""  # for a panel: which of its queries is asked (its ref id); `expr` is filled in at run time
     )
     variables: tuple[tuple[str, str], ...] = ()
-    scale: float = 1.0
+    scale: float = 0.0  # what values are multiplied by before they are rounded; 0: they are asked as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def scaled(vector: Vector) -> tuple[float, tuple[tuple[Labels, float], ...]]:
     """
     finite = {key: value for key, value in vector.items() if not math.isnan(value)}
     largest = max((abs(v) for v in finite.values()), default=0.0)
-    digits = 6 - math.floor(math.log10(largest)) if largest > 0 else 0
+    digits = 6 - math.floor(math.log10(largest)) if largest > 0 else 6
     for shift in range(4):
         scale = 10.0 ** (digits - shift)
         if all(abs(v * scale % 1 - 0.5) > 1e-3 for v in finite.values()):
@@ -76,7 +76,7 @@ def scaled(vector: Vector) -> tuple[float, tuple[tuple[Labels, float], ...]]:
 def ask_value(item: str, claim: str, time: float, expr: str, vector: Vector) -> Ask:
     """An Ask for the values of an expression, to seven digits."""
     scale, samples = scaled(vector)
-    return Ask(item, claim, time, expr, samples, scale=scale)
+    return Ask(item, claim, time, expr, samples, scale=scale if samples else 0.0)
 
 
 def notation(course: Course) -> str:
@@ -196,7 +196,7 @@ def render_file(
 
 def asked_expr(ask: Ask) -> str:
     """The expression as it stands in the test."""
-    return ask.expr if ask.scale == 1.0 else f"round({ask.scale:g} * ({ask.expr}))"
+    return f"round({ask.scale:g} * ({ask.expr}))" if ask.scale else ask.expr
 
 
 def _ask_text(ask: Ask) -> str:

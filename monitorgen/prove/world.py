@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from monitorgen.build import Built, Plan
 from monitorgen.build.plan import TARGET_LABELS, Source
+from monitorgen.bundle import pairs
 from monitorgen.catalog import Family
 from monitorgen.prove.course import SAMPLE_INTERVAL, Course, grain
 
@@ -72,7 +73,7 @@ def targets(built: Built, engine: str) -> tuple[Target, Target]:
     jobs = [job for job in built.bundle.scrape_jobs if job.engine == engine]
     jobs = jobs or list(built.bundle.scrape_jobs)
     job = jobs[0].job if jobs else engine
-    extra = jobs[0].labels if jobs else ()
+    extra = jobs[0].labels if jobs else pairs(dict(built.loaded.profile.labels.target))
     return (
         Target((("job", job), ("instance", "10.0.0.1:8000"), *extra), "llama"),
         Target((("job", job), ("instance", "10.0.0.2:8000"), *extra), "qwen"),

@@ -21,16 +21,24 @@ from mutate_rules import rule_mutations
 from mutation import Mutation
 
 from monitorgen.build import Built, build, load_catalogs
-from monitorgen.bundle import Bundle, Dashboard, RecordingRule, Rule
+from monitorgen.bundle import Bundle
 from monitorgen.checks import Context, run
 from monitorgen.errors import InputError
 from monitorgen.profile import load_profile
+from monitorgen.prove.adopt import adopted
 from monitorgen.prove.focus import Rules, names_in
 from monitorgen.prove.ledger import Ledger
 from monitorgen.prove.promtool import Promtool
 from monitorgen.prove.simulate import focus_on, plan_tests, simulate
 from monitorgen.readers import read_folder
 from monitorgen.targets.files import bundle_files
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what stands there twice twice, as a person would, and not as an alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -111,9 +119,12 @@ class Bench:
         folder = self.folder / "mutated"
         path = folder / mutation.file
         as_yaml = path.suffix == ".yaml"
-        self._write(path, yaml.safe_dump(tree, sort_keys=False) if as_yaml else json.dumps(tree))
-        read = read_folder(folder)
-        path.unlink()
+        text = yaml.dump(tree, Dumper=_Plain, sort_keys=False) if as_yaml else json.dumps(tree)
+        self._write(path, text)
+        try:
+            read = read_folder(folder)
+        finally:
+            path.unlink()
         groups = [*(group for group in self.whole.groups if group.file != mutation.file), *read.groups]
         boards = [*(one for one in self.whole.dashboards if one.file != mutation.file), *read.dashboards]
         both = replace(self.whole, groups=tuple(groups), dashboards=tuple(boards))
@@ -164,55 +175,3 @@ class Bench:
     def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-
-
-def adopted(read: Bundle, meant: Bundle) -> Bundle:
-    """A bundle that was read, with what files have no place for: versions, units, signals, the groups' order.
-
-    Rules and panels are known by their ids alone; what `meant` holds of expressions is never looked at.
-    """
-    order = {group.name: number for number, group in enumerate(meant.groups)}
-    rules = {rule.id: rule for group in meant.groups for rule in group.rules}
-    signals = {board.panel_item(panel): panel.signal for board in meant.dashboards for panel in board.panels}
-    groups = [
-        replace(group, rules=tuple(_rule(r, rules.get(r.id)) for r in group.rules)) for group in read.groups
-    ]
-    return replace(
-        read,
-        name=meant.name,
-        engines=meant.engines,
-        keep=meant.keep,
-        groups=tuple(sorted(groups, key=lambda group: order.get(group.name, len(order)))),
-        dashboards=tuple(_dashboard(board, signals) for board in read.dashboards),
-        scrape_jobs=tuple(
-            replace(job, engine=next((o.engine for o in meant.scrape_jobs if o.job == job.job), ""))
-            for job in read.scrape_jobs
-        ),
-    )
-
-
-def _rule(rule: Rule, meant: Rule | None) -> Rule:
-    if isinstance(rule, RecordingRule) and isinstance(meant, RecordingRule):
-        return replace(
-            rule,
-            signal=meant.signal,
-            part=meant.part,
-            unit=meant.unit,
-            help=meant.help,
-            since=meant.since,
-            needs=meant.needs,
-        )
-    if not isinstance(rule, RecordingRule) and meant is not None and not isinstance(meant, RecordingRule):
-        return replace(rule, signals=meant.signals, since=meant.since, needs=meant.needs)
-    return rule
-
-
-def _dashboard(board: Dashboard, signals: dict[str, str]) -> Dashboard:
-    rows = tuple(
-        replace(
-            row,
-            panels=tuple(replace(p, signal=signals.get(board.panel_item(p), "")) for p in row.panels),
-        )
-        for row in board.rows
-    )
-    return replace(board, rows=rows)

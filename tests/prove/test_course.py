@@ -17,7 +17,7 @@ from monitorgen.prove.world import Histogram, bucket_weights
 
 
 def expanded(text: str) -> list[float | None]:
-    """Promtool's notation, read as its manual says: `_`, `_x3`, `5`, `5x2` (three samples), `1+2x3` (four)."""
+    """Promtool's notation, read as its manual says: `_`, `_x3`, `5`, `5x2` (3 samples), `1+2x3` (4)."""
     values: list[float | None] = []
     for word in text.split():
         number = r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
@@ -91,7 +91,7 @@ def test_growth_beyond_exact_sums_still_adds_as_promtool_does() -> None:
 def test_rates_equal_those_of_the_reference_evaluator(course: Course, t: int, window: float) -> None:
     samples = [(index * SAMPLE_INTERVAL, value) for index, value in course.samples()]
     storage = Storage([Series({"__name__": "x"}, samples)] if samples else [])
-    # `zero_first` is the order in which the meaning looks at a counter's zero; both ways agree on long windows.
+    # `zero_first`: the meaning asks for a counter's zero before it asks whether samples are missing.
     expected = list(evaluate(f"rate(x[{window:.0f}s])", storage, t, zero_first=True).values())
     found = rate(course, t, window)
     assert ([] if found is None else [found]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
@@ -149,5 +149,7 @@ def test_no_buckets_read_a_quantile_at_or_beyond_their_edges(value: float) -> No
         (361, [100.0], True),
     ],
 )
-def test_moments_are_told_at_which_prometheus_2_and_3_differ(t: float, windows: list[float], clear: bool) -> None:
+def test_moments_are_told_at_which_prometheus_2_and_3_differ(
+    t: float, windows: list[float], clear: bool
+) -> None:
     assert edge_clear(t, windows) is clear
