@@ -16,6 +16,7 @@ from monitorgen.build.plan import Part
 from monitorgen.bundle import Dashboard, Panel, Query
 from monitorgen.catalog import Family
 from monitorgen.promql import selectors
+from monitorgen.prove.alert_tests import STRANGER
 from monitorgen.prove.course import SAMPLE_INTERVAL, Course
 from monitorgen.prove.meaning import Samples, Vector, edge_clear, rate
 from monitorgen.prove.solve import family_names
@@ -246,9 +247,10 @@ def _add_ups(recorder: Recorder, built: Built, count: int) -> None:
 
 
 def _nothing(built: Built) -> UnitTest:
-    """Nothing is exported: no rule invents a series, and `absent` sees it."""
-    test = UnitTest("nothing is exported", STEP, [])
-    samples = Samples([], built.plans)
+    """Nothing is exported but by somebody else: no rule invents a series, and `absent` sees it."""
+    stranger = Course("up", {"job": STRANGER, "instance": "10.0.1.1:9100"}, [1.0] * 10)
+    test = UnitTest("nothing is exported", STEP, [stranger])
+    samples = Samples([stranger], built.plans)
     test.asks += _record_asks(built.plans, samples, STEP, "nothing from nothing")
     _ask_panels(test, built, built.plans, samples, STEP, test.name)
     return test

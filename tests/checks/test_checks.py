@@ -111,12 +111,16 @@ _HEALTHY: dict[str, Any] = {
             {
                 "name": name,
                 "label": name.title(),
-                "query": f"label_values(toy_running, {name})",
+                "query": f"label_values(toy_running{earlier}, {name})",
                 "multi": True,
                 "include_all": True,
                 "all_value": ".+",
             }
-            for name in ("job", "instance", "model_name")
+            for name, earlier in (
+                ("job", ""),
+                ("instance", '{job=~"$job"}'),
+                ("model_name", '{job=~"$job", instance=~"$instance"}'),
+            )
         ),
     ],
     "job": {"job": "toy", "targets": ["localhost:8000"], "engine": "toy"},

@@ -21,7 +21,8 @@ _ALONE = re.compile(r"(sum|max) by \(job, instance, model_name\) \((rate\()?vllm
 
 # What may happen to a branch that has no series, or only zeros that are filtered out.
 _OF_A_BRANCH = ("or: right side dropped", "set operator changed", "matcher removed")
-_OF_ITS_VALUES = ("constant changed", "arithmetic operator", "aggregation changed")
+_OF_A_MISSING_ONE = (*_OF_A_BRANCH, "constant changed", "arithmetic operator", "aggregation changed")
+_OF_A_FILTERED_ONE = (*_OF_A_BRANCH, "grouping label removed", "matcher operator")
 
 
 def reason(mutation: Mutation, original: object) -> str:
@@ -72,7 +73,7 @@ def _in_a_branch_that_never_speaks(mutation: Mutation, old: str, new: str) -> bo
         total = old[start:end]
         missing = bool(counted) and re.search(rf"\+\s.*{counted[0]}\b", total, re.DOTALL) is not None
         filtered = re.match(r"[\s)]*>\s+0$", old[end:]) is not None
-        silent = mutation.kind in (_OF_A_BRANCH + _OF_ITS_VALUES if missing else _OF_A_BRANCH)
+        silent = mutation.kind in (_OF_A_MISSING_ONE if missing else _OF_A_FILTERED_ONE)
         if (missing or filtered) and silent and _within(old, new, old.rfind("or", 0, start), end):
             return True
     return False
@@ -80,6 +81,10 @@ def _in_a_branch_that_never_speaks(mutation: Mutation, old: str, new: str) -> bo
 
 def _label_that_the_instance_implies(mutation: Mutation, old: str, new: str) -> bool:
     return mutation.kind == "legend changed" and "{{instance}}" in new and old.replace(" {{job}}", "") == new
+
+
+def _legend_of_a_heatmap(mutation: Mutation, old: str, new: str) -> bool:
+    return mutation.kind == "legend changed" and (old, new) == ("{{le}}", "")
 
 
 def _humanize_of_a_small_number(mutation: Mutation, old: str, new: str) -> bool:
@@ -115,5 +120,6 @@ REASONS: tuple[tuple[str, Predicate], ...] = (
         "an instance belongs to one job, so the instance tells the series apart",
         _label_that_the_instance_implies,
     ),
+    ("Grafana reads a bucket's edge from its label le, and shows no legend", _legend_of_a_heatmap),
     ("small whole and half numbers print alike", _humanize_of_a_small_number),
 )
