@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import click
@@ -36,8 +35,6 @@ def build(
     force: bool,
 ) -> None:
     """Write the bundle of a profile: rules, alerts, scrape config, dashboards, runbooks and unit tests."""
-    # One short run that keeps nearly all it makes: looking for cyclic garbage only takes time.
-    gc.disable()
     from monitorgen.build import build as build_bundle
     from monitorgen.profile import load_profile
     from monitorgen.prove.files import profile_files

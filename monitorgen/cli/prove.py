@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import click
@@ -39,6 +40,7 @@ def prove(
     Rules and panels whose families the recorded server does not export are listed with the reason, and so are
     alerts, which `check` provokes in simulated time.
     """
+    gc.enable()  # this one runs for long
     from monitorgen.build import build
     from monitorgen.profile import load_profile
     from monitorgen.prove.embedded import prove_replayed
