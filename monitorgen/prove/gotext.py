@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 _ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}")
 _LABEL = re.compile(r"\$labels\.([a-zA-Z_][a-zA-Z0-9_]*)")
@@ -19,35 +19,36 @@ def _g4(value: float) -> str:
     return f"{value:.4g}"
 
 
+def _large(value: float, base: int, prefixes: Iterable[str]) -> str:
+    prefix = ""
+    for following in prefixes:
+        if abs(value) < base:
+            break
+        prefix, value = following, value / base
+    return f"{_g4(value)}{prefix}"
+
+
+def _small(value: float) -> str:
+    prefix = ""
+    for following in "munpfazy":
+        if abs(value) >= 1:
+            break
+        prefix, value = following, value * 1000
+    return f"{_g4(value)}{prefix}"
+
+
 def humanize(value: float) -> str:
     """1234.5 -> "1.234k", 0.0021 -> "2.1m"."""
     if value == 0 or math.isnan(value) or math.isinf(value):
         return _g4(value)
-    if abs(value) >= 1:
-        prefix = ""
-        for prefix_next in "kMGTPEZY":
-            if abs(value) < 1000:
-                break
-            prefix, value = prefix_next, value / 1000
-        return f"{_g4(value)}{prefix}"
-    prefix = ""
-    for prefix_next in "munpfazy":
-        if abs(value) >= 1:
-            break
-        prefix, value = prefix_next, value * 1000
-    return f"{_g4(value)}{prefix}"
+    return _large(value, 1000, "kMGTPEZY") if abs(value) >= 1 else _small(value)
 
 
 def humanize1024(value: float) -> str:
     """2048 -> "2ki"."""
     if abs(value) <= 1 or math.isnan(value) or math.isinf(value):
         return _g4(value)
-    prefix = ""
-    for prefix_next in ("ki", "Mi", "Gi", "Ti", "Pi", "Ei", "Zi", "Yi"):
-        if abs(value) < 1024:
-            break
-        prefix, value = prefix_next, value / 1024
-    return f"{_g4(value)}{prefix}"
+    return _large(value, 1024, ("ki", "Mi", "Gi", "Ti", "Pi", "Ei", "Zi", "Yi"))
 
 
 def humanize_duration(value: float) -> str:
@@ -68,12 +69,7 @@ def humanize_duration(value: float) -> str:
         if minutes:
             return f"{sign}{minutes}m {seconds}s"
         return f"{sign}{_g4(value)}s"
-    prefix = ""
-    for prefix_next in "munpfazy":
-        if abs(value) >= 1:
-            break
-        prefix, value = prefix_next, value * 1000
-    return f"{_g4(value)}{prefix}s"
+    return f"{_small(value)}s"
 
 
 def humanize_percentage(value: float) -> str:
