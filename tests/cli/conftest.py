@@ -11,6 +11,9 @@ import pytest
 
 from monitorgen.cli import main
 
+# What several tables share lies beside them.
+sys.path.insert(0, str(Path(__file__).parent))
+
 
 @dataclass(frozen=True)
 class Ran:

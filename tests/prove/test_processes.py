@@ -15,6 +15,7 @@ from monitorgen.errors import ToolMissing
 from monitorgen.prove.processes import ProcessError, child, free_port, poll_until
 
 PY = sys.executable
+# Programs that run on until they are ended: their sleep is what the tests cut short, no test waits for it.
 LIVE_ON = "import time\nprint('up', flush=True)\ntime.sleep(60)"
 STUBBORN = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + LIVE_ON
 # Starts one process in its own group and one that leaves it, prints both ids, and waits.
