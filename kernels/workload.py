@@ -1,0 +1,79 @@
+"""What a bundled workload is: something to time, what its arms must agree on, and where each arm lives.
+
+A workload has arms, most often `baseline` and `optimized`: two ways to do the same work. An arm is a module
+with
+
+* `main(argv=None) -> int`: the command a person runs (`python -m MODULE --help`), which may serve metrics;
+* `prepare(flags) -> Run`: the same work ready to be timed, with the same flags, serving nothing.
+
+Nothing heavier than the standard library is imported here, so that listing workloads costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, cast
+
+
+class UsageError(ValueError):
+    """Flags, shapes or files that cannot be run: one line that says which and what would do. Exit code 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run produced, for comparing arms.
+
+    `exact` holds plain values (token ids, counts) that must be equal; `close` holds flat lists of numbers
+    with the largest relative norm of their difference, |a - b| / |b|, that counts as the same result.
+    """
+
+    exact: Mapping[str, Any] = field(default_factory=dict)
+    close: Mapping[str, tuple[Sequence[float], float]] = field(default_factory=dict)
+
+
+class Run(Protocol):
+    """One prepared arm: buffers allocated, weights made, nothing timed yet."""
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where it runs; the harness times with CUDA events on `cuda` and with perf_counter on `cpu`."""
+
+    @property
+    def bytes_moved(self) -> float:
+        """Bytes that one step has to move at least, by the algorithm; 0 where it says nothing."""
+
+    @property
+    def flops(self) -> float:
+        """Floating point operations that one step has to do, by the algorithm; 0 where it says nothing."""
+
+    def step(self) -> None:
+        """Do the timed work once: the same work each time, on `cuda` without waiting for the device."""
+
+    def outcome(self) -> Outcome:
+        """What the last step produced."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """What was counted and measured since the start, by name with its unit: `captures`, `pool_bytes`."""
+
+    def close(self) -> None:
+        """Free what was allocated; afterwards the run is not used again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A bundled workload: its name, a group of the same kind, a sentence, and the module of each arm."""
+
+    name: str
+    group: Literal["decode", "attention", "kv", "speculative"]
+    summary: str
+    arms: Mapping[str, str]
+
+    def prepare(self, arm: str, flags: Sequence[str]) -> Run:
+        """Load an arm and make it ready. Raises UsageError for flags that it does not take."""
+        return cast(Run, importlib.import_module(self.arms[arm]).prepare(flags))
+
+
+WORKLOADS: tuple[Workload, ...] = ()
+"""Every workload that is bundled, in the order in which they are listed."""
