@@ -16,7 +16,7 @@ from pathlib import Path
 
 from monitorgen.build import Built
 from monitorgen.errors import InputError
-from monitorgen.prove.ledger import Ledger, Proof
+from monitorgen.prove.ledger import Ledger, Proof, about_items
 from monitorgen.prove.live import LiveReport, LiveResult, Source, run_live
 from monitorgen.prove.questions import subject_of_folder
 from monitorgen.prove.replay import Replay, ReplayServer
@@ -83,6 +83,7 @@ def prove_replayed(
 def _ledger(built: Built, report: LiveReport) -> Ledger:
     bundle = built.bundle
     ledger = Ledger(bundle.name, tuple(dict.fromkeys(bundle.items)), dormant=dict(bundle.dormant))
+    ledger.about = about_items(bundle)
     source = f"Prometheus {report.prometheus}, vLLM 0.32.0 replayed"
     for result in report.results:
         if result.status == "unproven":

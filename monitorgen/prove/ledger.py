@@ -7,13 +7,30 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from monitorgen.bundle import Bundle
+
 Level: TypeAlias = Literal["static", "simulated", "live"]
 LEVELS: tuple[Level, ...] = ("static", "simulated", "live")
+State: TypeAlias = Literal["proven", "failed", "unproven", "none"]
+Kind: TypeAlias = Literal["", "vllm", "workload", "scrape", "prometheus", "replayed", "scenario"]
+KINDS: dict[Kind, str] = {
+    "vllm": "a real vLLM that this run started",
+    "workload": "a bundled workload that does real work",
+    "scrape": "an endpoint of the user",
+    "prometheus": "a Prometheus that was running already",
+    "replayed": "recordings of a real server, played back",
+    "scenario": "an exporter that plays a made-up course of values",
+}
+"""Where the samples of a live proof came from, the most telling first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Evidence for one item: what was claimed, whether it held, what was asked of whom, what came back."""
+    """Evidence for one item: what was claimed, whether it held, what was asked of whom, what came back.
+
+    A live proof says with `kind` where its samples came from; `series` counts the series with finite values,
+    `value` is one of their last values, and `points` (seconds since the epoch, value) are for a small plot.
+    """
 
     item: str
     level: Level
@@ -23,6 +40,21 @@ class Proof:
     asked: str = ""
     answer: str = ""
     when: str = ""
+    kind: Kind = ""
+    series: int = 0
+    value: float | None = None
+    points: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a reader of the ledger wants to know of an item: its signal, unit, place in the profile."""
+
+    signal: str = ""
+    unit: str = ""
+    help: str = ""
+    expr: str = ""
+    origin: str = ""
 
 
 @dataclass(slots=True)
@@ -30,6 +62,7 @@ class Ledger:
     """All proofs of a bundle. `items` are all that it holds; `reasons` say why something is unproven.
 
     `beyond` names the levels that an item cannot have by its nature (a scrape job has no simulation).
+    `run` says what the live proofs were made with (`prometheus`, `time_scale`, `started`, `seconds`, ...).
     """
 
     bundle: str
@@ -39,6 +72,8 @@ class Ledger:
     beyond: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dormant: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    about: dict[str, About] = field(default_factory=dict)
+    run: dict[str, str] = field(default_factory=dict)
     _index: dict[tuple[str, Level], list[Proof]] = field(default_factory=dict, repr=False, compare=False)
 
     def add(self, proofs: Iterable[Proof]) -> None:
@@ -55,7 +90,7 @@ class Ledger:
         """The proofs of an item at a level."""
         return self._index.get((item, level), [])
 
-    def state(self, item: str, level: Level) -> Literal["proven", "failed", "unproven", "none"]:
+    def state(self, item: str, level: Level) -> State:
         """Where an item stands at a level; `none` if the level says nothing of such an item."""
         if level in self.beyond.get(item, ()):
             return "none"
@@ -88,6 +123,8 @@ class Ledger:
             "items": [
                 {
                     "item": item,
+                    "about": asdict(self.about.get(item, About())),
+                    "beyond": list(self.beyond.get(item, ())),
                     "states": {level: self.state(item, level) for level in LEVELS},
                     "reasons": self.reasons.get(item, {}),
                     "proofs": [asdict(proof) for level in LEVELS for proof in self.of(item, level)],
@@ -96,8 +133,29 @@ class Ledger:
             ],
             "dormant": self.dormant,
             "notes": self.notes,
+            "run": self.run,
         }
 
     def to_json(self) -> str:
         """The ledger as JSON text."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def about_items(bundle: Bundle) -> dict[str, About]:
+    """What the bundle itself says of each of its items."""
+    found: dict[str, About] = {}
+    for rule in bundle.recording_rules:
+        found[rule.id] = About(rule.signal, rule.unit, rule.help, rule.expr, str(rule.origin))
+    for alert in bundle.alerts:
+        summary = dict(alert.annotations).get("summary", "")
+        found[alert.id] = About(next(iter(alert.signals), ""), "", summary, alert.expr, str(alert.origin))
+    for board in bundle.dashboards:
+        for panel in board.panels:
+            signal = panel.signal or next((q.shows.partition(".")[0] for q in panel.queries if q.shows), "")
+            exprs = "\n".join(query.expr for query in panel.queries)
+            found[board.panel_item(panel)] = About(
+                signal, panel.unit, panel.description, exprs, str(panel.origin)
+            )
+    for job in bundle.scrape_jobs:
+        found[job.id] = About("", "", f"targets of {job.engine or 'any engine'}", "", str(job.origin))
+    return found
