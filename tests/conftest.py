@@ -49,6 +49,13 @@ def find_prometheuses() -> list[Path]:
     return once([*beside, *([Path(on_path)] if on_path else [])])
 
 
+def find_beside(name: str, *others: str) -> list[Path]:
+    """The programs of that name (or another of its names) beside each promtool, and PATH's."""
+    names = (name, *others)
+    beside = [path.resolve().parent / one for path in PROMTOOLS for one in names]
+    return once([*beside, *(Path(found) for one in names if (found := shutil.which(one)))])
+
+
 def as_params(paths: list[Path], program: str) -> list[Any]:
     """A parameter for each program, named by its version's folder; one that skips when there is none."""
     if not paths:
@@ -58,6 +65,8 @@ def as_params(paths: list[Path], program: str) -> list[Any]:
 
 PROMTOOLS = once(candidates())
 PROMETHEUSES = find_prometheuses()
+ALERTMANAGERS = find_beside("alertmanager", "prometheus-alertmanager")
+AMTOOLS = find_beside("amtool")
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +98,24 @@ def prometheus(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session", params=as_params(PROMETHEUSES[:1], "prometheus"))
 def one_prometheus(request: pytest.FixtureRequest) -> Path:
     """The most wanted prometheus."""
+    return request.param
+
+
+@pytest.fixture(scope="session", params=as_params(ALERTMANAGERS, "alertmanager"))
+def alertmanager(request: pytest.FixtureRequest) -> Path:
+    """Runs the test once with each Alertmanager."""
+    return request.param
+
+
+@pytest.fixture(scope="session", params=as_params(ALERTMANAGERS[:1], "alertmanager"))
+def one_alertmanager(request: pytest.FixtureRequest) -> Path:
+    """The most wanted Alertmanager."""
+    return request.param
+
+
+@pytest.fixture(scope="session", params=as_params(AMTOOLS, "amtool"))
+def amtool(request: pytest.FixtureRequest) -> Path:
+    """Runs the test once with each amtool."""
     return request.param
 
 

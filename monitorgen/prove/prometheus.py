@@ -132,7 +132,7 @@ class PrometheusClient:
                 health=rule["health"],
                 error=rule.get("lastError", ""),
                 state=rule.get("state", ""),
-                last=_timestamp(rule.get("lastEvaluation", "")),
+                last=timestamp(rule.get("lastEvaluation", "")),
                 seconds=float(rule.get("evaluationTime", 0.0)),
             )
             for group in self._api("rules")["groups"]
@@ -146,7 +146,7 @@ class PrometheusClient:
                 labels=alert["labels"],
                 annotations=alert["annotations"],
                 state=alert["state"],
-                active_at=_timestamp(alert.get("activeAt", "")),
+                active_at=timestamp(alert.get("activeAt", "")),
                 value=_number(alert["value"]),
             )
             for alert in self._api("alerts")["alerts"]
@@ -298,7 +298,7 @@ def _number(text: str) -> float:
     return float(text)
 
 
-def _timestamp(text: str) -> float:
+def timestamp(text: str) -> float:
     """An RFC 3339 time in seconds since the epoch; 0 for Go's zero time and for nothing."""
     if not text or text.startswith("0001-"):
         return 0.0

@@ -16,8 +16,8 @@ from monitorgen.prove.prometheus import (
     PrometheusClient,
     PrometheusError,
     Series,
-    _timestamp,
     find_prometheus,
+    timestamp,
 )
 
 CONFIG = """
@@ -171,7 +171,7 @@ def test_what_is_no_address_is_refused(url: str) -> None:
     ],
 )
 def test_times_as_go_writes_them(text: str, seconds: float) -> None:
-    assert _timestamp(text) == pytest.approx(seconds)
+    assert timestamp(text) == pytest.approx(seconds)
 
 
 def test_finite_points_leave_nan_and_infinity_out() -> None:
