@@ -77,13 +77,18 @@ class Move:
 
 
 class Scenario:
-    """Builds the unit test of one alert for one side of the renames (0: the newest names)."""
+    """Builds the unit test of one alert for one side of the renames (0: the newest names).
 
-    def __init__(self, built: Built, alert: PlannedAlert, side: int = 0) -> None:
+    `pair` are the targets that it happens on, the subject and a bystander; made up where none are given.
+    """
+
+    def __init__(
+        self, built: Built, alert: PlannedAlert, side: int = 0, pair: tuple[Target, Target] | None = None
+    ) -> None:
         self.built, self.alert, self.side = built, alert, side
         self.plans = built.plans
         self.conditions = (*alert.conditions, *alert.traffic)
-        self.subject, self.bystander = targets(built, alert.conditions[0].plan.engine)
+        self.subject, self.bystander = pair or targets(built, alert.conditions[0].plan.engine)
         self.families = self._families()
         self.also = self._also()
         self.raw: dict[int, Move] = {}
