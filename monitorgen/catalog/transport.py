@@ -68,7 +68,7 @@ def decode(page: Page, limit: int = LIMIT) -> str:
     elif encoding in ("gzip", "x-gzip") and body:
         raise InputError(f"{page.source} says that it is gzip, and is not")
     if len(body) > limit:
-        raise InputError(f"{page.source} is larger than {limit} bytes")
+        raise InputError(f"{page.source} is larger than {_size(limit)}")
     if looks_like_protobuf(body):
         raise InputError(f"{page.source} is protobuf, not text", hint=_ASK)
     try:
@@ -76,6 +76,10 @@ def decode(page: Page, limit: int = LIMIT) -> str:
     except UnicodeDecodeError as error:
         line = body.count(b"\n", 0, error.start) + 1
         raise InputError(f"{page.source} is not UTF-8 text (line {line})", hint=_ASK) from error
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MiB" if count and count % 2**20 == 0 else f"{count} bytes"
 
 
 def _gunzip(source: str, body: bytes, limit: int) -> bytes:
@@ -131,7 +135,7 @@ def fetch(source: str, timeout: float = 10.0, limit: int = LIMIT) -> Page:
     try:
         request = Request(address, headers=headers)
         with opener.open(request, timeout=timeout) as answer:
-            body = _read(answer, deadline, limit, source)
+            body = read_body(answer, deadline, limit, source)
             said: Message = answer.headers
     except HTTPError as error:
         raise _refused(source, error.code) from error
@@ -157,8 +161,11 @@ def _address(source: str) -> str:
     return source if parts.path.strip("/") else parts._replace(path="/metrics").geturl()
 
 
-def _read(answer: IO[bytes], deadline: float, limit: int, source: str) -> bytes:
-    """The body. A server that drips never trips the socket's own timeout, so time is watched here too."""
+def read_body(answer: IO[bytes], deadline: float, limit: int, source: str) -> bytes:
+    """The body of an answer. `TimeoutError` past the deadline (monotonic seconds), InputError past the limit.
+
+    A server that drips never trips the socket's own timeout, so time is watched here too.
+    """
     chunks: list[bytes] = []
     size = 0
     read = getattr(answer, "read1", answer.read)
@@ -166,7 +173,7 @@ def _read(answer: IO[bytes], deadline: float, limit: int, source: str) -> bytes:
         chunks.append(chunk)
         size += len(chunk)
         if size > limit:
-            raise InputError(f"{source} is larger than {limit} bytes")
+            raise InputError(f"{source} is larger than {_size(limit)}")
         if time.monotonic() > deadline:
             raise TimeoutError
     return b"".join(chunks)

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-import yaml
-
 from monitorgen import promql
 from monitorgen.bundle import Pairs
 from monitorgen.errors import InputError, MonitorgenError
@@ -23,19 +21,12 @@ from monitorgen.prove.exported import Exported, selectors_without_series
 from monitorgen.prove.processes import poll_until
 from monitorgen.prove.prometheus import Prometheus, PrometheusClient, PrometheusError, Series
 from monitorgen.prove.questions import Question, Subject
+from monitorgen.prove.sources import Source, scrape_config
+
+__all__ = ["LiveReport", "LiveResult", "Source", "ask", "exported_by", "run_live", "scrape_config"]
 
 Status: TypeAlias = Literal["proven", "unproven", "failed"]
 STATUSES: tuple[Status, ...] = ("proven", "unproven", "failed")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A server to scrape: `target` is `host:port`; `labels` are put on its series."""
-
-    job: str
-    target: str
-    metrics_path: str = "/metrics"
-    labels: Pairs = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,26 +153,6 @@ def ask(
 def exported_by(client: PrometheusClient, subject: Subject) -> Exported:
     """What the targets of a Prometheus export; what its rules record is left out."""
     return Exported(client.names() - set(subject.recorded), client.families(), subject.recorded)
-
-
-def scrape_config(sources: Sequence[Source], interval: float, rule_files: Sequence[str] = ()) -> str:
-    """The text of a prometheus.yml that scrapes and evaluates every `interval` seconds."""
-    every = promql.format_duration(interval)
-    jobs: dict[tuple[str, str], list[dict[str, object]]] = {}
-    for source in sources:
-        static: dict[str, object] = {"targets": [source.target], "labels": dict(source.labels)}
-        jobs.setdefault((source.job, source.metrics_path), []).append(static)
-    if len({job for job, _ in jobs}) < len(jobs):
-        raise InputError("sources of one job must share their metrics path")
-    config = {
-        "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
-        "rule_files": list(rule_files),
-        "scrape_configs": [
-            {"job_name": job, "metrics_path": path, "static_configs": static}
-            for (job, path), static in jobs.items()
-        ],
-    }
-    return yaml.safe_dump(config, sort_keys=False)
 
 
 def _await_targets(server: Prometheus, sources: Sequence[Source], interval: float) -> None:

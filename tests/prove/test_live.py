@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import yaml
 
 from monitorgen.errors import InputError
 from monitorgen.prove.exported import Exported, selectors_without_series, whereabouts
-from monitorgen.prove.live import LiveReport, LiveResult, Source, ask, scrape_config
+from monitorgen.prove.live import LiveReport, LiveResult, Source, ask
 from monitorgen.prove.prometheus import PrometheusClient, PrometheusError, Sample, Series
 from monitorgen.prove.questions import Question, Subject, subject_of_files, subject_of_folder
 
@@ -272,20 +271,3 @@ def test_the_report_fails_by_failures_and_broken_rules_only() -> None:
     assert "1 proven, 1 unproven, 0 failed; Prometheus 3.5, 4 s of vllm at 127.0.0.1:1" in report.table()
     assert not LiveReport((proven,), (source,), "3.5", 4.0, errors=("a: many-to-many",)).ok
     assert not LiveReport((LiveResult("i", "", "failed", "q"),), (source,), "3.5", 4.0).ok
-
-
-def test_the_scrape_config_holds_every_source() -> None:
-    sources = [
-        Source("vllm", "h:1"),
-        Source("vllm", "h:2", labels=(("zone", "z"),)),
-        Source("w", "h:3", "/m"),
-    ]
-    config = yaml.safe_load(scrape_config(sources, 2.0, ("rules/00-a.yaml",)))
-    assert config["global"]["scrape_interval"] == config["global"]["evaluation_interval"] == "2s"
-    assert config["rule_files"] == ["rules/00-a.yaml"]
-    first, second = config["scrape_configs"]
-    assert [s["targets"] for s in first["static_configs"]] == [["h:1"], ["h:2"]]
-    assert first["static_configs"][1]["labels"] == {"zone": "z"}
-    assert (second["job_name"], second["metrics_path"]) == ("w", "/m")
-    with pytest.raises(InputError, match="share their metrics path"):
-        scrape_config([Source("v", "h:1"), Source("v", "h:2", "/other")], 2.0)
