@@ -1,4 +1,4 @@
-"""`monitorgen prove`: the live proof."""
+"""`monitorgen prove`: every item of a profile's bundle, down to live metrics."""
 
 from __future__ import annotations
 
@@ -7,56 +7,103 @@ from pathlib import Path
 
 import click
 
-from monitorgen.cli.options import profile_options
+from monitorgen.cli.options import access_of, access_options, profile_options
+
+FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @profile_options
 @click.option(
-    "--prometheus-bin",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The Prometheus to run.",
+    "--replay/--no-replay",
+    default=None,
+    help="Recordings of a real vLLM, played back. On where no other source is given.",
 )
+@click.option(
+    "--scrape",
+    multiple=True,
+    metavar="[JOB=]URL",
+    help="An endpoint of your own, only ever read. Repeatable.",
+)
+@access_options
+@click.option("--alerts/--no-alerts", default=True, help="Provoke every alert. On by default.")
+@click.option(
+    "--time-scale",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Alerts run with every duration divided by this.",
+)
+@click.option("--live-only", is_flag=True, help="Leave the static and simulated proofs to `check`.")
+@click.option(
+    "--require",
+    multiple=True,
+    type=click.Choice(["static", "simulated", "live"]),
+    help="Exit with 1 if anything is unproven at this level. Repeatable.",
+)
+@click.option("--prometheus-bin", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(
     "--seconds",
     default=80.0,
     show_default=True,
     type=click.FloatRange(10, 3600),
-    help="Wait at most so long.",
+    help="Wait for values at most so long.",
 )
 @click.option(
-    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Where the ledger is written, as JSON."
+    "--report",
+    "reports",
+    multiple=True,
+    type=FILE,
+    help="Where the ledger goes: .json, .xml (JUnit) or .html. Repeatable.",
 )
 def prove(
+    bundle: Path | None,
     profile: str | None,
     config: tuple[Path, ...],
     sets: tuple[str, ...],
+    replay: bool | None,
+    scrape: tuple[str, ...],
+    alerts: bool,
+    time_scale: float,
+    live_only: bool,
+    require: tuple[str, ...],
     prometheus_bin: Path | None,
     seconds: float,
-    report: Path | None,
+    reports: tuple[Path, ...],
+    **access: object,
 ) -> None:
-    """Prove a profile live: a real Prometheus runs its rules over recordings of a real vLLM, played back.
+    """Prove a profile, or a written BUNDLE by what its profile means, down to live metrics.
 
-    Rules and panels whose families the recorded server does not export are listed with the reason, and so are
-    alerts, which `check` provokes in simulated time.
+    A real Prometheus runs the rules over servers that it scrapes; every rule and every panel is asked for
+    its values. A second one runs them in quick motion, where every alert is provoked, fires, reaches a real
+    Alertmanager and a receiver, and resolves. What could not be proven is listed with the reason.
     """
     gc.enable()  # this one runs for long
     from monitorgen.build import build
     from monitorgen.profile import load_profile
-    from monitorgen.prove.embedded import prove_replayed
-    from monitorgen.prove.report_live import print_live
+    from monitorgen.prove.check import profile_of
+    from monitorgen.prove.preflight import preflight_all
+    from monitorgen.prove.report_live import print_proven, say
+    from monitorgen.prove.run import prove_profile
+    from monitorgen.prove.saved import LedgerFile
+    from monitorgen.prove.session import Options
 
-    loaded = load_profile(profile or "optimized", config=config, sets=sets)
-    result = prove_replayed(
-        build(loaded),
+    name = profile or (profile_of(bundle) if bundle else "optimized")
+    loaded = load_profile(name, config=config, sets=sets)
+    built = build(loaded)
+    files = [LedgerFile(path) for path in reports or (Path("dist") / f"{loaded.name}.ledger.json",)]
+    for file in files:
+        file.prepare()
+    checked = preflight_all(scrape, access_of(access), built.bundle.scrape_jobs)
+    options = Options(
         seconds=seconds,
+        time_scale=time_scale,
+        alerts=alerts,
+        replay=not scrape if replay is None else replay,
+        sources=tuple(one.source for one in checked if one.ok),
         binary=prometheus_bin,
-        progress=lambda text: click.echo(text, err=True),
     )
-    path = report or Path("dist") / f"{loaded.name}.ledger.json"
-    result.save(path)
-    print_live(result.ledger)
-    for error in result.report.errors:
-        click.echo(f"rule error: {error}", err=True)
-    click.echo(f"ledger: {path}")
-    raise SystemExit(1 if result.failed else 0)
+    outcome = prove_profile(built, options, checked, folder=bundle, live_only=live_only, files=files, say=say)
+    print_proven(outcome, files, require)
+    raise SystemExit(outcome.exit_code(require))

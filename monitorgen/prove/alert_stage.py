@@ -19,6 +19,7 @@ import yaml
 
 from monitorgen import promql
 from monitorgen.build import Built
+from monitorgen.bundle import Bundle
 from monitorgen.prove.alert_course import (
     CannotProvokeError,
     Course,
@@ -29,11 +30,11 @@ from monitorgen.prove.alert_course import (
 )
 from monitorgen.prove.alertmanager import Alertmanager, for_proof
 from monitorgen.prove.ledger import Proof
-from monitorgen.prove.live import Source
 from monitorgen.prove.player import Player, PlayerServer
 from monitorgen.prove.prometheus import Prometheus
 from monitorgen.prove.scaled import lookback, scale_groups, scrape_every
 from monitorgen.prove.sightings import Sightings
+from monitorgen.prove.sources import Source
 from monitorgen.prove.webhook import WebhookReceiver
 from monitorgen.prove.world import Target, Where
 from monitorgen.targets.alertmanager import alertmanager_config
@@ -59,6 +60,7 @@ class _Room:
 class AlertStage:
     """Provokes every alert of a bundle inside the `with` block, by and by, as `poll` is called.
 
+    `built` says what is meant: whom an alert must name and how it reads; the rules are those of `bundle`.
     `factor` divides all durations; `real` are servers to scrape beside the scenarios. After the run,
     `proofs` are what was seen and `reasons` say why an alert could not be provoked.
     Raises InputError for a factor that leaves windows too short, ToolMissing without an Alertmanager.
@@ -67,6 +69,7 @@ class AlertStage:
     def __init__(
         self,
         built: Built,
+        bundle: Bundle,
         *,
         factor: float,
         workdir: Path,
@@ -74,8 +77,8 @@ class AlertStage:
         real: Sequence[Source] = (),
     ) -> None:
         self.built, self.factor, self.real = built, factor, tuple(real)
-        self.groups = scale_groups(built.bundle.groups, factor)
-        self.interval = scrape_every(built.bundle.groups, factor)
+        self.groups = scale_groups(bundle.groups, factor)
+        self.interval = scrape_every(bundle.groups, factor)
         self.reasons: dict[str, str] = {}
         self._workdir, self._binary = workdir, binary
         self._stack = contextlib.ExitStack()
@@ -100,6 +103,12 @@ class AlertStage:
         """How many alerts have come to the end of their way, of how many."""
         courses = [course for room in self._rooms for course in room.courses]
         return sum(course.step == "done" for course in courses), len(courses)
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which every alert has come to its end, whatever happens."""
+        courses = [course for room in self._rooms for course in room.courses]
+        return max((course.quiet + 2 * course.patience for course in courses), default=0.0)
 
     @property
     def done(self) -> bool:

@@ -70,18 +70,24 @@ def check_bundle(
 ) -> CheckResult:
     """Put a written folder to the proofs of the profile that made it, or of `profile`."""
     from monitorgen.readers import read_folder
+
+    name = profile or profile_of(path)
+    bundle = read_folder(path)
+    built = build(load_profile(name, config=config, sets=sets))
+    return check_built(built, adopted(bundle, built.bundle), level, promtools, progress)
+
+
+def profile_of(folder: Path) -> str:
+    """The profile that made a written bundle. Raises InputError if its manifest names none."""
     from monitorgen.targets.manifest import read_manifest
 
-    if not path.is_dir():
-        raise InputError(f"{path} is not a folder", hint="give the folder that `monitorgen build` wrote")
-    bundle = read_folder(path)
-    if profile is None:
-        manifest = read_manifest(path)
-        profile = str(manifest.about.get("profile", "")) if manifest else ""
-    if not profile:
-        raise InputError(f"{path} has no manifest that names its profile", hint="give one with --profile")
-    built = build(load_profile(profile, config=config, sets=sets))
-    return check_built(built, adopted(bundle, built.bundle), level, promtools, progress)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder", hint="give the folder that `monitorgen build` wrote")
+    manifest = read_manifest(folder)
+    name = str(manifest.about.get("profile", "")) if manifest else ""
+    if not name:
+        raise InputError(f"{folder} has no manifest that names its profile", hint="give one with --profile")
+    return name
 
 
 def check_built(

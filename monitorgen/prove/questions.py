@@ -27,7 +27,8 @@ class Question:
     """One query of one item.
 
     `rule` is the expression behind a recorded name, empty for panels. `variables` are values of the
-    dashboard's own variables; `instant` asks for now instead of a range.
+    dashboard's own variables; `instant` asks for now instead of a range. `legend` and `unit` are those of a
+    panel, as Grafana has them.
     """
 
     item: str
@@ -36,6 +37,8 @@ class Question:
     rule: str = ""
     instant: bool = False
     variables: Pairs = ()
+    legend: str = ""
+    unit: str = ""
 
     def query(self, interval: float) -> str:
         """The query as Grafana would send it to a server that is scraped every `interval` seconds.
@@ -117,9 +120,18 @@ def _panel_questions(text: str, path: Path) -> Iterator[Question]:
                     ref=str(target.get("refId") or chr(ord("A") + number % 26)),
                     instant=bool(target.get("instant")) and not target.get("range"),
                     variables=variables,
+                    legend=str(target.get("legendFormat") or ""),
+                    unit=_unit(panel),
                 )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"this is no dashboard: {_line(error)}", origin=Origin(str(path))) from error
+
+
+def _unit(panel: Mapping[str, Any]) -> str:
+    """The unit of a panel's values; a heatmap shows counts, whatever its buckets are of."""
+    if panel.get("type") == "heatmap":
+        return ""
+    return str(((panel.get("fieldConfig") or {}).get("defaults") or {}).get("unit") or "")
 
 
 def _panels(board: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -1,25 +1,63 @@
-"""The ledger of a live proof in a terminal: what is proven by kind, and what is not, by reason."""
+"""What a live proof prints: progress, the ledger by level and by source, what is unproven and why."""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
 
-from monitorgen.prove.ledger import Ledger
-from monitorgen.prove.report import print_summary
+from monitorgen.prove.ledger import KINDS, LEVELS, Kind, Ledger, Level
+from monitorgen.prove.report import print_summary, print_unproven
+from monitorgen.prove.run import Outcome
+from monitorgen.prove.saved import LedgerFile
 
 
-def print_live(ledger: Ledger) -> None:
-    """Failed proofs, the unproven items under their reason, then the count of every kind of item."""
+def say(text: str) -> None:
+    """Progress on standard error; on a terminal each line takes the place of the one before."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[2K{text[:110]}")
+        sys.stderr.flush()
+    else:
+        print(text, file=sys.stderr)
+
+
+def print_proven(outcome: Outcome, files: Sequence[LedgerFile], require: Sequence[str] = ()) -> None:
+    """Findings, failed proofs, the unproven items under their reason, the counts, and where the ledger is."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[2K")
     console = Console(highlight=False, soft_wrap=True)
+    ledger = outcome.ledger
+    for finding in outcome.findings:
+        console.print(escape(str(finding)), style="red" if finding.severity == "error" else "yellow")
     for proof in ledger.failed:
-        console.print(f"[red]failed[/] {escape(proof.item)}: {escape(proof.answer)}")
-        console.print(f"       asked: {escape(proof.asked)}", style="dim")
-    by_reason: dict[str, list[str]] = {}
-    for item in ledger.items:
-        if ledger.state(item, "live") == "unproven":
-            by_reason.setdefault(ledger.reasons.get(item, {}).get("live", "not asked"), []).append(item)
-    for reason, items in sorted(by_reason.items()):
-        console.print(f"[yellow]unproven[/] ({len(items)}) {escape(reason)}")
-        console.print(f"       {escape(', '.join(items))}", style="dim")
-    print_summary(console, ledger, ("live",))
+        console.print(f"[red]failed[/] {escape(proof.item)}: {escape(proof.claim)} [dim]({proof.level})[/]")
+        console.print(f"       {escape(proof.answer)}")
+        if proof.asked:
+            console.print(f"       asked: {escape(proof.asked)}", style="dim")
+    for error in outcome.report.errors if outcome.report else ():
+        console.print(f"[red]rule error[/] {escape(error)}")
+    levels: tuple[Level, ...] = LEVELS if outcome.checked else ("live",)
+    for level in levels:
+        print_unproven(console, ledger, level, everything=True)
+    print_summary(console, ledger, levels)
+    print_sources(console, ledger)
+    for note in ledger.notes:
+        console.print(f"[yellow]{escape(note)}[/]")
+    for name in LEVELS:
+        if name in require and (open_items := ledger.counts(name)["unproven"]):
+            console.print(f"[red]--require {name}: {open_items} items are unproven[/]")
+    for file in files:
+        console.print(f"ledger: {file.path}")
+
+
+def print_sources(console: Console, ledger: Ledger) -> None:
+    """How many items each kind of source proved live."""
+    by_kind: dict[Kind, set[str]] = {}
+    for proof in ledger.proofs:
+        if proof.level == "live" and proof.holds and proof.kind:
+            by_kind.setdefault(proof.kind, set()).add(proof.item)
+    for kind, meaning in KINDS.items():
+        if kind in by_kind:
+            console.print(f"  {kind:<10} {len(by_kind[kind]):3d} items  [dim]{meaning}[/]")

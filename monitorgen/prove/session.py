@@ -1,0 +1,248 @@
+"""A live proof from end to end: servers to scrape, the stage for values, the stage for alerts, one ledger.
+
+Both stages run side by side and are looked at in turn, by one thread, so that an interruption at any moment
+unwinds everything: no process and no folder stays behind.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+
+from monitorgen.build import Built
+from monitorgen.bundle import Bundle
+from monitorgen.errors import InputError
+from monitorgen.prove.alert_stage import AlertStage
+from monitorgen.prove.asking import LiveResult
+from monitorgen.prove.ledger import KINDS, Ledger, Proof
+from monitorgen.prove.processes import poll_until
+from monitorgen.prove.questions import Subject, subject_of_folder
+from monitorgen.prove.replay import Replay, ReplayServer
+from monitorgen.prove.sources import Source
+from monitorgen.prove.value_stage import LiveReport, ValueStage
+from monitorgen.targets.files import about, bundle_files
+from monitorgen.targets.writer import write
+
+# Two servers, recorded before and during load: one with speculation, one with too little memory for its load.
+RECORDINGS = (
+    tuple(f"vllm-0.32.0-ngram-{number}.prom.gz" for number in range(3)),
+    tuple(f"vllm-0.32.0-pressure-{number}.prom.gz" for number in range(4)),
+)
+RECORDED = "vLLM 0.32.0"
+STEP = 8.0  # seconds between two recordings
+TIME_SCALE = 60.0
+NOT_ASKED = "alerts were not provoked in this run"
+
+Progress = Callable[[str], None]
+Save = Callable[[Ledger], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a live proof is to do. Times are seconds.
+
+    `seconds` is how long values are awaited at most, `settle` how long families that nobody exports.
+    `sources` are servers that run already; `replay` adds recordings that are played back.
+    """
+
+    seconds: float = 80.0
+    settle: float = 20.0
+    time_scale: float = TIME_SCALE
+    alerts: bool = True
+    replay: bool = True
+    sources: tuple[Source, ...] = ()
+    binary: Path | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What came of a live proof: the ledger, and the report on values that it rests on."""
+
+    ledger: Ledger
+    report: LiveReport
+    problems: tuple[str, ...] = field(default=())
+
+    @property
+    def failed(self) -> bool:
+        """Whether something that should have held did not."""
+        return bool(self.ledger.failed or self.report.errors or self.report.down)
+
+
+def prove_live(
+    built: Built,
+    ledger: Ledger,
+    options: Options,
+    *,
+    folder: Path | None = None,
+    bundle: Bundle | None = None,
+    progress: Progress = lambda _: None,
+    save: Save = lambda _: None,
+) -> Session:
+    """Add live proofs to a ledger. `save` is called with it when they are there, also if it ends early.
+
+    What is proven is what `built` yields, or the `bundle` that was read from a `folder`.
+    """
+    bundle = bundle or built.bundle
+    with ExitStack() as stack:
+        workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="monitorgen-")))
+        sources = list(options.sources)
+        if options.replay:
+            sources += _replays(built, stack)
+        if folder is None:
+            folder = workdir / "bundle"
+            write(bundle_files(bundle), folder, about=about(bundle))
+        subject = with_units(subject_of_folder(folder), built)
+        values = stack.enter_context(
+            ValueStage(subject, sources, workdir=workdir / "values", binary=options.binary)
+        )
+        alerts = _alert_stage(built, bundle, options, workdir, stack)
+        values.await_sources()
+        progress(f"Prometheus {values.server.version()} scrapes {', '.join(s.url for s in sources)}")
+        ledger.run.update(_run_facts(values, options))
+        try:
+            _watch(values, alerts, options, progress)
+        finally:
+            report = values.report() if values.server.child.alive else _lost(values)
+            add_values(ledger, report, built)
+            add_alerts(ledger, alerts, built)
+            save(ledger)
+    return Session(ledger, report)
+
+
+def _replays(built: Built, stack: ExitStack) -> list[Source]:
+    """Servers that play recordings back, for the first job that scrapes vLLM."""
+    jobs = [job.job for job in built.bundle.scrape_jobs if job.engine == "vllm"]
+    if not jobs:
+        raise InputError("the profile scrapes no vLLM, which is what was recorded", hint="add a scrape job")
+    folder = files("monitorgen.prove") / "data"
+    found = []
+    for recording in RECORDINGS:
+        replay = Replay.from_files([Path(str(folder / name)) for name in recording], step=STEP)
+        server = stack.enter_context(ReplayServer(replay))
+        found.append(Source(jobs[0], server.target, kind="replayed"))
+    return found
+
+
+def _alert_stage(
+    built: Built, bundle: Bundle, options: Options, workdir: Path, stack: ExitStack
+) -> AlertStage | None:
+    if not options.alerts or not list(built.bundle.alerts):
+        return None
+    stage = AlertStage(
+        built, bundle, factor=options.time_scale, workdir=workdir / "alerts", binary=options.binary
+    )
+    return stack.enter_context(stage)
+
+
+def with_units(subject: Subject, built: Built) -> Subject:
+    """The subject, its recorded series with the units that the bundle gives them."""
+    units = {rule.id: rule.unit for rule in built.bundle.recording_rules}
+    questions = tuple(
+        replace(question, unit=units.get(question.item, question.unit)) for question in subject.questions
+    )
+    return replace(subject, questions=questions)
+
+
+def _watch(values: ValueStage, alerts: AlertStage | None, options: Options, progress: Progress) -> None:
+    """Poll both stages until nothing more can come, or the time is over."""
+    began = time.monotonic()
+    asked = 0.0
+    complete = False
+    said = ""
+
+    def done() -> bool:
+        nonlocal asked, complete, said
+        now = time.monotonic()
+        if not complete and now - asked >= values.interval:
+            complete = values.poll() or (not values.failing and now - began >= options.settle)
+            asked = time.monotonic()
+        finished = alerts is None or alerts.poll()
+        text = "{} of {} queries have values".format(*values.progress)
+        text += "; {} of {} alerts went their way".format(*alerts.progress) if alerts else ""
+        if text != said:
+            said = text
+            progress(text)
+        return finished and (complete or now - began >= options.seconds)
+
+    longest = max(options.seconds, alerts.patience if alerts else 0.0)
+    poll_until(done, timeout=longest, pause=threading.Event().wait, first=0.2, longest=0.4)
+    values.ask_again()
+
+
+def _lost(values: ValueStage) -> LiveReport:
+    """What is left to say of a Prometheus that died: the answers that it gave before."""
+    return LiveReport(values.results, values.sources, "that died", time.time() - values.began)
+
+
+def _run_facts(values: ValueStage, options: Options) -> dict[str, str]:
+    kinds = dict.fromkeys(source.kind for source in values.sources)
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(values.began)),
+        "prometheus": values.server.version(),
+        "time_scale": f"{options.time_scale:g}" if options.alerts else "",
+        "sources": ", ".join(kind for kind in kinds if kind),
+    }
+
+
+# The ledger
+
+
+def add_values(ledger: Ledger, report: LiveReport, built: Built) -> None:
+    """Add what was found of rules, panels and scrape jobs."""
+    for result in report.results:
+        if result.status == "unproven":
+            ledger.unproven(result.item, "live", result.reason)
+        else:
+            ledger.add(proofs_of(result, report.prometheus))
+    down = dict(report.down)
+    for job in built.bundle.scrape_jobs:
+        sources = [source for source in report.sources if source.job == job.job]
+        for source in sources:
+            holds, said = source.url not in down, down.get(source.url, "the last scrape succeeded")
+            where = f"Prometheus {report.prometheus}"
+            ledger.add(
+                [Proof(job.id, "live", "is scraped", holds, where, source.url, said, kind=source.kind)]
+            )
+        if not sources:
+            ledger.unproven(job.id, "live", f"no {job.engine} was there to scrape")
+
+
+def add_alerts(ledger: Ledger, stage: AlertStage | None, built: Built) -> None:
+    """Add what was found of alerts."""
+    if stage is not None:
+        ledger.add(stage.proofs)
+    for alert in built.bundle.alerts:
+        if not ledger.of(alert.id, "live"):
+            reasons = stage.reasons if stage else {}
+            ledger.unproven(alert.id, "live", reasons.get(alert.id, NOT_ASKED))
+
+
+def proofs_of(result: LiveResult, prometheus: str) -> list[Proof]:
+    """A proof for each kind of source that a query has series of; one that does not hold, if it failed."""
+    part = f" (query {result.ref})" if result.ref else ""
+    base = Proof(result.item, "live", f"has values{part}", result.ok, "", result.query, kind="")
+    if not result.evidence:
+        return [replace(base, source=f"Prometheus {prometheus}", answer=result.reason, when=_clock())]
+    return [
+        replace(
+            base,
+            source=f"Prometheus {prometheus}, {KINDS.get(one.kind, one.kind) or 'a server'}",
+            answer=result.reason or f"{one.series} series, last {one.value:g}",
+            when=_clock(one.time),
+            kind=one.kind,
+            series=one.series,
+            value=one.value,
+            points=one.points,
+        )
+        for one in result.evidence
+    ]
+
+
+def _clock(seconds: float | None = None) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
