@@ -21,6 +21,13 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Recordings of a real vLLM, played back. On where no other source is given.",
 )
 @click.option(
+    "--vllm",
+    metavar="[MODEL]",
+    is_flag=False,
+    flag_value="",
+    help="A real vLLM, started here and put under load; a tiny random model where none is named.",
+)
+@click.option(
     "--scrape",
     multiple=True,
     metavar="[JOB=]URL",
@@ -63,6 +70,7 @@ def prove(
     config: tuple[Path, ...],
     sets: tuple[str, ...],
     replay: bool | None,
+    vllm: str | None,
     scrape: tuple[str, ...],
     alerts: bool,
     time_scale: float,
@@ -87,7 +95,7 @@ def prove(
     from monitorgen.prove.report_live import print_proven, say
     from monitorgen.prove.run import prove_profile
     from monitorgen.prove.saved import LedgerFile
-    from monitorgen.prove.session import Options
+    from monitorgen.prove.session import Options, vllm_options
 
     name = profile or (profile_of(bundle) if bundle else "optimized")
     loaded = load_profile(name, config=config, sets=sets)
@@ -100,7 +108,8 @@ def prove(
         seconds=seconds,
         time_scale=time_scale,
         alerts=alerts,
-        replay=not scrape if replay is None else replay,
+        replay=not scrape and vllm is None if replay is None else replay,
+        vllm=None if vllm is None else vllm_options(vllm),
         sources=tuple(one.source for one in checked if one.ok),
         binary=prometheus_bin,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -216,20 +217,7 @@ class Course:
         return sightings.of(self.plan.alert.name, {"instance": instance})
 
     def _fired(self, seen: list[Sighting], sightings: Sightings) -> None:
-        first, hold = seen[0], self.plan.hold / self.factor
-        # Seen at most one poll late; Prometheus itself counts from evaluation to evaluation.
-        early = [one for one in seen if one.lasted < hold - self.interval]
-        said = f"fired {first.lasted:.1f} s after its condition first held; for: {hold:.1f} s"
-        self._add("pending, then fires after its `for`", not early, said, first)
-        wrong = [text for one in seen for text in one.wrong]
-        said = "; ".join(wrong) or first.annotations.get("summary", "")
-        self._add("labels and rendered annotations", not wrong, said, first)
-        self._add(
-            "reaches the receiver through Alertmanager",
-            bool(first.receiver),
-            f"delivered to {first.receiver} within {max(first.delivered - first.active, 0.0):.1f} s",
-            first,
-        )
+        self.proofs += fired(self.item, seen, self.plan.hold / self.factor, self.interval, self.source)
         others = [] if self.plan.alone else self._any(sightings, self.bystander)
         named = [one for one in self._any(sightings, self.subject) if one.labels not in self.plan.expected]
         strays = ", ".join(str(dict(one.labels)) for one in (*others, *named))
@@ -248,12 +236,58 @@ class Course:
         self.step = "done"
 
     def _add(self, claim: str, holds: bool, answer: str, seen: Sighting | None = None) -> None:
-        kind: Kind = "scenario"
-        asked = f'ALERTS{{alertname="{self.plan.alert.name}"}}'
-        value = seen.value if seen else None
-        self.proofs.append(
-            Proof(self.item, "live", claim, holds, self.source, asked, answer, "", kind, 1, value)
-        )
+        self.proofs.append(proof(self.item, claim, holds, self.source, answer, "scenario", seen))
 
 
-__all__ = ["CannotProvokeError", "Course", "Plan", "plan_course"]
+def proof(
+    item: str,
+    claim: str,
+    holds: bool,
+    source: str,
+    answer: str,
+    kind: Kind,
+    seen: Sighting | None = None,
+) -> Proof:
+    """A proof about an alert; `item` is `alert/NAME/SEVERITY`."""
+    asked = f'ALERTS{{alertname="{item.split("/")[1]}"}}'
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seen.firing if seen and seen.firing else None))
+    return Proof(
+        item,
+        "live",
+        claim,
+        holds,
+        source,
+        asked,
+        answer,
+        when,
+        kind,
+        int(bool(seen)),
+        seen.value if seen else None,
+    )
+
+
+def fired(
+    item: str,
+    seen: Sequence[Sighting],
+    hold: float,
+    interval: float,
+    source: str,
+    kind: Kind = "scenario",
+) -> list[Proof]:
+    """The proofs that sightings of an alert give: its time, its texts, its delivery. `hold` is scaled."""
+    first = seen[0]
+    # Seen at most one poll late; Prometheus itself counts from evaluation to evaluation.
+    early = [one for one in seen if one.lasted < hold - interval]
+    waited = f"fired {first.lasted:.1f} s after its condition first held; for: {hold:.1f} s"
+    wrong = [text for one in seen for text in one.wrong]
+    said = "; ".join(wrong) or first.annotations.get("summary", "")
+    way = f"delivered to {first.receiver} within {max(first.delivered - first.active, 0.0):.1f} s"
+    steps = (
+        ("pending, then fires after its `for`", not early, waited),
+        ("labels and rendered annotations", not wrong, said),
+        ("reaches the receiver through Alertmanager", bool(first.receiver), way),
+    )
+    return [proof(item, claim, holds, source, answer, kind, first) for claim, holds, answer in steps]
+
+
+__all__ = ["CannotProvokeError", "Course", "Plan", "fired", "plan_course", "proof"]

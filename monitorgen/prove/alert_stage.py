@@ -25,8 +25,10 @@ from monitorgen.prove.alert_course import (
     Course,
     Plan,
     calm_together,
+    fired,
     in_company,
     plan_course,
+    proof,
 )
 from monitorgen.prove.alertmanager import Alertmanager, for_proof
 from monitorgen.prove.ledger import Proof
@@ -80,6 +82,8 @@ class AlertStage:
         self.groups = scale_groups(bundle.groups, factor)
         self.interval = scrape_every(bundle.groups, factor)
         self.reasons: dict[str, str] = {}
+        self._bundle = bundle
+        self._silent: list[Proof] = []
         self._workdir, self._binary = workdir, binary
         self._stack = contextlib.ExitStack()
         self._rooms = self._plan()
@@ -115,6 +119,38 @@ class AlertStage:
         """Whether every alert has come to the end of its way."""
         done, total = self.progress
         return done == total
+
+    def note_silence(self) -> None:
+        """Take down for every alert whether it fired on a real server so far: under steady load none may."""
+        for rule in self._bundle.alerts:
+            for source in self.real:
+                seen = [one for one in self.sightings.of(rule.alert, _on(source)) if one.firing]
+                said = f"fired: {seen[0].annotations.get('summary', '')}" if seen else "it did not fire"
+                claim = "silent under steady load"
+                self._silent.append(proof(rule.id, claim, not seen, self._where(source), said, source.kind))
+
+    def real_proofs(self) -> list[Proof]:
+        """What was proven on real servers: who was silent when it had to be, and what fired."""
+        found = list(self._silent)
+        for rule in self._bundle.alerts:
+            for source in self.real:
+                seen = [
+                    one
+                    for one in self.sightings.of(rule.alert, _on(source))
+                    if one.labels.get("severity") == dict(rule.labels).get("severity") and one.delivered
+                ]
+                if seen:
+                    where, hold = self._where(source), rule.hold / self.factor
+                    found += fired(rule.id, seen, hold, self.interval, where, source.kind)
+                if any(one.resolved for one in seen):
+                    claim = "resolves, and the receiver is told"
+                    found.append(proof(rule.id, claim, True, where, "resolved", source.kind))
+        return found
+
+    def _where(self, source: Source) -> str:
+        server = self._rooms[0].server
+        version = server.version() if server and server.child.alive else ""
+        return f"Prometheus {version}, {source.kind} at time scale {self.factor:g}"
 
     def poll(self) -> bool:
         """Look at every server once and move the alerts on; whether all are done."""
@@ -229,6 +265,11 @@ class AlertStage:
             "scrape_configs": jobs,
         }
         return yaml.safe_dump(tree, sort_keys=False)
+
+
+def _on(source: Source) -> dict[str, str]:
+    """The labels by which a source's alerts are known."""
+    return {"instance": dict(source.labels).get("instance", source.target)}
 
 
 def _one_file(files: dict[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -20,12 +20,15 @@ from monitorgen.bundle import Bundle
 from monitorgen.errors import InputError
 from monitorgen.prove.alert_stage import AlertStage
 from monitorgen.prove.asking import LiveResult
+from monitorgen.prove.drive import Drive
 from monitorgen.prove.ledger import KINDS, Ledger, Proof
 from monitorgen.prove.processes import poll_until
 from monitorgen.prove.questions import Subject, subject_of_folder
 from monitorgen.prove.replay import Replay, ReplayServer
 from monitorgen.prove.sources import Source
+from monitorgen.prove.traffic import SERVER
 from monitorgen.prove.value_stage import LiveReport, ValueStage
+from monitorgen.prove.vllm_server import VllmOptions, VllmServer, serve_vllm
 from monitorgen.targets.files import about, bundle_files
 from monitorgen.targets.writer import write
 
@@ -37,6 +40,7 @@ RECORDINGS = (
 RECORDED = "vLLM 0.32.0"
 STEP = 8.0  # seconds between two recordings
 TIME_SCALE = 60.0
+LONGEST_DRIVE = 600.0  # seconds for all scenarios on a real vLLM
 NOT_ASKED = "alerts were not provoked in this run"
 
 Progress = Callable[[str], None]
@@ -57,6 +61,7 @@ class Options:
     alerts: bool = True
     replay: bool = True
     sources: tuple[Source, ...] = ()
+    vllm: VllmOptions | None = None
     binary: Path | None = None
 
 
@@ -94,6 +99,9 @@ def prove_live(
         sources = list(options.sources)
         if options.replay:
             sources += _replays(built, stack)
+        server = _vllm(options, workdir, progress, stack)
+        real = [Source(_job(built, "vllm"), server.target, kind="vllm")] if server else []
+        sources += real
         if folder is None:
             folder = workdir / "bundle"
             write(bundle_files(bundle), folder, about=about(bundle))
@@ -101,12 +109,13 @@ def prove_live(
         values = stack.enter_context(
             ValueStage(subject, sources, workdir=workdir / "values", binary=options.binary)
         )
-        alerts = _alert_stage(built, bundle, options, workdir, stack)
+        alerts = _alert_stage(built, bundle, options, workdir, real, stack)
         values.await_sources()
         progress(f"Prometheus {values.server.version()} scrapes {', '.join(s.url for s in sources)}")
         ledger.run.update(_run_facts(values, options))
+        drive = stack.enter_context(Drive(server, progress=progress)) if server else None
         try:
-            _watch(values, alerts, options, progress)
+            _watch(values, alerts, drive, options, progress)
         finally:
             report = values.report() if values.server.child.alive else _lost(values)
             add_values(ledger, report, built)
@@ -115,27 +124,64 @@ def prove_live(
     return Session(ledger, report)
 
 
+def vllm_options(model: str) -> VllmOptions:
+    """How vLLM is started for a proof: the server of all scenarios, with the folder of a model if given."""
+    if not model:
+        return SERVER
+    folder = Path(model)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{model} is not the folder of a model: it has no config.json")
+    return replace(SERVER, model=folder.absolute())
+
+
+def _job(built: Built, engine: str) -> str:
+    """The first job that scrapes an engine. Raises InputError if there is none."""
+    jobs = [job.job for job in built.bundle.scrape_jobs if job.engine == engine]
+    if not jobs:
+        raise InputError(
+            f"the profile scrapes no {engine}, which is the source here", hint="add a scrape job"
+        )
+    return jobs[0]
+
+
+def _vllm(options: Options, workdir: Path, progress: Progress, stack: ExitStack) -> VllmServer | None:
+    if options.vllm is None:
+        return None
+    progress("starting vLLM (about a minute)")
+    server = stack.enter_context(serve_vllm(options.vllm, workdir=workdir))
+    progress(f"vLLM {server.version} answers after {server.ready_after:.0f} s")
+    return server
+
+
 def _replays(built: Built, stack: ExitStack) -> list[Source]:
     """Servers that play recordings back, for the first job that scrapes vLLM."""
-    jobs = [job.job for job in built.bundle.scrape_jobs if job.engine == "vllm"]
-    if not jobs:
-        raise InputError("the profile scrapes no vLLM, which is what was recorded", hint="add a scrape job")
+    job = _job(built, "vllm")
     folder = files("monitorgen.prove") / "data"
     found = []
     for recording in RECORDINGS:
         replay = Replay.from_files([Path(str(folder / name)) for name in recording], step=STEP)
         server = stack.enter_context(ReplayServer(replay))
-        found.append(Source(jobs[0], server.target, kind="replayed"))
+        found.append(Source(job, server.target, kind="replayed"))
     return found
 
 
 def _alert_stage(
-    built: Built, bundle: Bundle, options: Options, workdir: Path, stack: ExitStack
+    built: Built,
+    bundle: Bundle,
+    options: Options,
+    workdir: Path,
+    real: Sequence[Source],
+    stack: ExitStack,
 ) -> AlertStage | None:
     if not options.alerts or not list(built.bundle.alerts):
         return None
     stage = AlertStage(
-        built, bundle, factor=options.time_scale, workdir=workdir / "alerts", binary=options.binary
+        built,
+        bundle,
+        factor=options.time_scale,
+        workdir=workdir / "alerts",
+        binary=options.binary,
+        real=real,
     )
     return stack.enter_context(stage)
 
@@ -149,7 +195,13 @@ def with_units(subject: Subject, built: Built) -> Subject:
     return replace(subject, questions=questions)
 
 
-def _watch(values: ValueStage, alerts: AlertStage | None, options: Options, progress: Progress) -> None:
+def _watch(
+    values: ValueStage,
+    alerts: AlertStage | None,
+    drive: Drive | None,
+    options: Options,
+    progress: Progress,
+) -> None:
     """Poll both stages until nothing more can come, or the time is over."""
     began = time.monotonic()
     asked = 0.0
@@ -168,9 +220,15 @@ def _watch(values: ValueStage, alerts: AlertStage | None, options: Options, prog
         if text != said:
             said = text
             progress(text)
+        if drive and drive.poll() != "over":
+            if drive.calm:
+                if alerts:
+                    alerts.note_silence()
+                drive.go_on()
+            return False
         return finished and (complete or now - began >= options.seconds)
 
-    longest = max(options.seconds, alerts.patience if alerts else 0.0)
+    longest = max(options.seconds, alerts.patience if alerts else 0.0, LONGEST_DRIVE if drive else 0.0)
     poll_until(done, timeout=longest, pause=threading.Event().wait, first=0.2, longest=0.4)
     values.ask_again()
 
@@ -214,9 +272,9 @@ def add_values(ledger: Ledger, report: LiveReport, built: Built) -> None:
 
 
 def add_alerts(ledger: Ledger, stage: AlertStage | None, built: Built) -> None:
-    """Add what was found of alerts."""
+    """Add what was found of alerts, what was seen on real servers first."""
     if stage is not None:
-        ledger.add(stage.proofs)
+        ledger.add([*stage.real_proofs(), *stage.proofs])
     for alert in built.bundle.alerts:
         if not ledger.of(alert.id, "live"):
             reasons = stage.reasons if stage else {}
