@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "check": ("monitorgen.cli.check", "Prove a bundle statically and in simulated time."),
     "prove": ("monitorgen.cli.prove", "Prove a bundle live, on recordings of a real vLLM played back."),
+    "report": ("monitorgen.cli.report", "Put ledgers together; write them as a page, JUnit XML or JSON."),
     "catalog": ("monitorgen.cli.catalog", "What engines export: list, show, capture, drift."),
     "profile": ("monitorgen.cli.profile", "Profiles: list, show, new, schema."),
 }

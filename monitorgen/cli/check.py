@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from monitorgen.cli.options import profile_options
+from monitorgen.cli.options import profile_options, report_option
 
 
 @click.command()
@@ -26,6 +26,7 @@ from monitorgen.cli.options import profile_options
     help="A promtool to ask. Repeatable: one per Prometheus version.",
 )
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@report_option()
 @click.option("--require", is_flag=True, help="Exit 1 if anything is unproven, too.")
 @click.option(
     "--all", "everything", is_flag=True, help="List every item, not only those that ask for attention."
@@ -38,6 +39,7 @@ def check(
     level: str,
     promtools: tuple[str, ...],
     form: str,
+    reports: tuple[Path, ...],
     require: bool,
     everything: bool,
 ) -> None:
@@ -48,12 +50,15 @@ def check(
     """
     from monitorgen.prove.check import check_bundle, check_profile
     from monitorgen.prove.report import print_ledger, progress_bar
+    from monitorgen.prove.saved import prepare_reports, write_reports
 
+    prepare_reports(reports)
     with progress_bar(enabled=form == "table") as progress:
         if bundle is not None:
             result = check_bundle(bundle, profile, config, sets, level, promtools, progress)
         else:
             result = check_profile(profile or "optimized", config, sets, level, promtools, progress)
+    write_reports(result.ledger, reports)
     if form == "json":
         click.echo(result.to_json(), nl=False)
     else:

@@ -14,6 +14,17 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def report_option(*names: str) -> Callable[[F], F]:
+    """A repeatable option for files that the ledger is written to (`monitorgen.prove.saved`)."""
+    return click.option(
+        *(names or ("--report", "reports")),
+        multiple=True,
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Write the ledger there: .json, .xml (JUnit) or .html (a page for people). Repeatable.",
+    )
+
+
 def profile_options(function: F) -> F:
     """--profile, --config and --set."""
     for option in (

@@ -13,7 +13,7 @@ from monitorgen.checks import Finding
 from monitorgen.errors import InputError
 from monitorgen.profile import load_profile
 from monitorgen.prove.adopt import adopted
-from monitorgen.prove.ledger import Ledger, Proof
+from monitorgen.prove.ledger import Ledger, Proof, about_items
 from monitorgen.prove.promtool import Promtool, find_promtools
 from monitorgen.prove.simulate import Progress, plan_tests, simulate
 from monitorgen.prove.static import promtool_proofs, static_proofs
@@ -97,6 +97,7 @@ def check_built(
     meant, there = set(built.bundle.items), set(bundle.items)
     items = tuple(dict.fromkeys((*bundle.items, *built.bundle.items)))
     ledger = Ledger(bundle.name, items, dormant=dict(bundle.dormant))
+    ledger.about = {**about_items(built.bundle), **about_items(bundle)}
     for item in ledger.items:
         if item.startswith("scrape/"):
             ledger.beyond[item] = ("simulated",)

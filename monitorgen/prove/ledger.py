@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 from monitorgen.bundle import Bundle
@@ -62,7 +63,8 @@ class Ledger:
     """All proofs of a bundle. `items` are all that it holds; `reasons` say why something is unproven.
 
     `beyond` names the levels that an item cannot have by its nature (a scrape job has no simulation).
-    `run` says what the live proofs were made with (`prometheus`, `time_scale`, `started`, `seconds`, ...).
+    `run` says what the live proofs were made with (`prometheus`, `time_scale`, `started`, `seconds`, ...);
+    where several runs were merged, `runs` has each run's own, and `run` what they have in common.
     """
 
     bundle: str
@@ -74,7 +76,12 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
     about: dict[str, About] = field(default_factory=dict)
     run: dict[str, str] = field(default_factory=dict)
+    runs: list[dict[str, str]] = field(default_factory=list)
     _index: dict[tuple[str, Level], list[Proof]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.proofs, given = [], self.proofs
+        self.add(given)
 
     def add(self, proofs: Iterable[Proof]) -> None:
         """Add proofs."""
@@ -115,6 +122,11 @@ class Ledger:
         """The proofs that did not hold."""
         return [proof for proof in self.proofs if not proof.holds]
 
+    def exit_code(self, required: Collection[str] = ()) -> int:
+        """1 if a proof failed, or an item is unproven at a level that is required; else 0."""
+        lacking = any(self.counts(level)["unproven"] for level in LEVELS if level in required)
+        return 1 if self.failed or lacking else 0
+
     def to_dict(self) -> dict[str, Any]:
         """The ledger as plain data, for JSON."""
         return {
@@ -127,18 +139,54 @@ class Ledger:
                     "beyond": list(self.beyond.get(item, ())),
                     "states": {level: self.state(item, level) for level in LEVELS},
                     "reasons": self.reasons.get(item, {}),
-                    "proofs": [asdict(proof) for level in LEVELS for proof in self.of(item, level)],
+                    "proofs": [_plain(proof) for level in LEVELS for proof in self.of(item, level)],
                 }
                 for item in self.items
             ],
             "dormant": self.dormant,
             "notes": self.notes,
             "run": self.run,
+            "runs": self.runs,
         }
 
     def to_json(self) -> str:
-        """The ledger as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+        """The ledger as JSON text; numbers that JSON does not have are the texts NaN, +Inf and -Inf."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any], file: str = "") -> Ledger:
+        """The ledger that `to_dict` gave. Raises InputError, which names `file`, for anything else.
+
+        Counts and states are worked out anew from the proofs; keys that no ledger has are passed over.
+        """
+        from monitorgen.prove.ledger_file import ledger_of
+
+        return ledger_of(plain, file)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, file: str = "") -> Ledger:
+        """The ledger of a JSON text. Raises InputError as `from_dict` does, and where it is no JSON."""
+        from monitorgen.prove.ledger_file import ledger_of_text
+
+        return ledger_of_text(text, file)
+
+
+def plain_number(value: float) -> float | str:
+    """A number as JSON has it: what is not finite becomes a text, as in the Prometheus API."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
+
+
+def _plain(proof: Proof) -> dict[str, Any]:
+    return {
+        **{name: getattr(proof, name) for name in _PROOF_FIELDS},
+        "value": None if proof.value is None else plain_number(proof.value),
+        "points": [[plain_number(at), plain_number(value)] for at, value in proof.points],
+    }
+
+
+_PROOF_FIELDS = tuple(one.name for one in fields(Proof))
 
 
 def about_items(bundle: Bundle) -> dict[str, About]:

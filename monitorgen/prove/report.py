@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
@@ -16,6 +15,14 @@ from rich.table import Table
 from monitorgen.prove.check import CheckResult
 from monitorgen.prove.ledger import Ledger, Level, Proof
 from monitorgen.prove.simulate import Progress as Report
+from monitorgen.prove.views import (
+    KIND_WORDS,
+    expected_and_got,
+    failures_of,
+    kinds_of,
+    sources_text,
+    unproven_by_reason,
+)
 
 MARKS = {
     "proven": "[green]proven[/]",
@@ -23,11 +30,9 @@ MARKS = {
     "unproven": "[yellow]unproven[/]",
     "none": "[dim]-[/]",
 }
-KINDS = {"record": "recording rules", "alert": "alerts", "panel": "panels", "scrape": "scrape jobs"}
 WIDTH = 120  # where there is no terminal that has one
 SHORT = 96  # characters of an expected or actual value
 CLAIMS = 6  # failed claims shown of an item
-_COMPARED = re.compile(r"exp: ?(?P<exp>.*?),?\s+got: ?(?P<got>.*)", re.DOTALL)
 
 
 @contextmanager
@@ -55,13 +60,14 @@ def print_ledger(result: CheckResult, *, level: str, everything: bool = False) -
         console.print(escape(str(finding)), style="red" if finding.severity == "error" else "yellow")
         if finding.underlined:
             console.print(escape(finding.underlined), style="dim")
-    _print_failures(console, result, complained={finding.item for finding in result.findings})
+    places = {item: str(origin) for item, origin in result.origins.items()}
+    print_failures(console, ledger, places, complained={finding.item for finding in result.findings})
     for name in levels:
         print_unproven(console, ledger, name, everything=everything)
     if everything:
         _print_items(console, result, levels)
     print_summary(console, ledger, levels)
-    _print_dormant(console, ledger.dormant)
+    print_dormant(console, ledger.dormant)
     for note in ledger.notes:
         console.print(f"[yellow]{escape(note)}[/]")
     failed = len(ledger.failed)
@@ -70,33 +76,30 @@ def print_ledger(result: CheckResult, *, level: str, everything: bool = False) -
     console.print(f"{counted}; {len(result.findings)} findings; asked: {escape(asked)}")
 
 
-def _print_failures(console: Console, result: CheckResult, *, complained: set[str]) -> None:
-    """Each item that failed with its place in the profile, and under it the claims that did not hold."""
-    by_item: dict[str, dict[tuple[str, str], list[Proof]]] = {}
-    for proof in result.ledger.failed:
-        if proof.level == "static" and not proof.source.startswith("promtool") and proof.item in complained:
-            continue  # the finding has said it
-        claims = by_item.setdefault(proof.item, {})
-        claims.setdefault((proof.level, proof.claim), []).append(proof)
-    for item, claims in by_item.items():
-        place = str(result.origins.get(item, ""))
+def print_failures(
+    console: Console, ledger: Ledger, places: Mapping[str, str], *, complained: Collection[str] = ()
+) -> None:
+    """Each item that failed with its place in the profile, and under it the claims that did not hold.
+
+    Of the items that were `complained` of by findings, what the checks found is not said again.
+    """
+    for item, claims in failures_of(ledger).items():
+        untold = [
+            (level, claim)
+            for level, claim in claims
+            # A check that complains of an item is a finding, which was printed.
+            if level != "static" or claim.failed[0].source.startswith("promtool") or item not in complained
+        ]
+        if not untold:
+            continue
+        place = places.get(item, "")
         console.print(f"[red]failed[/] {escape(item)}{f'  [dim]{escape(place)}[/]' if place else ''}")
-        for (level, claim), proofs in list(claims.items())[:CLAIMS]:
-            sources = _sources(proofs)
-            console.print(f"  {escape(claim)} [dim]({level}; {escape(sources)})[/]")
-            for name, text in _shortly(proofs[0]):
+        for level, claim in untold[:CLAIMS]:
+            console.print(f"  {escape(claim.text)} [dim]({level}; {escape(sources_text(claim.proofs))})[/]")
+            for name, text in _shortly(claim.failed[0]):
                 console.print(f"    [dim]{name:<9}[/]{escape(text)}")
-        if len(claims) > CLAIMS:
-            console.print(f"  [dim]and {len(claims) - CLAIMS} more claims[/]")
-
-
-def _sources(proofs: Iterable[Proof]) -> str:
-    """`promtool 2.42.0, 2.53.3` of several sources with one name."""
-    names: dict[str, list[str]] = {}
-    for source in dict.fromkeys(proof.source for proof in proofs):
-        name, _, version = source.rpartition(" ") if source.startswith("promtool ") else (source, "", "")
-        names.setdefault(name, []).append(version)
-    return "; ".join(f"{name} {', '.join(versions)}".strip() for name, versions in names.items())
+        if len(untold) > CLAIMS:
+            console.print(f"  [dim]and {len(untold) - CLAIMS} more claims[/]")
 
 
 def _shortly(proof: Proof) -> Iterator[tuple[str, str]]:
@@ -104,12 +107,12 @@ def _shortly(proof: Proof) -> Iterator[tuple[str, str]]:
     if proof.asked:
         yield "asked", _cut(f"at {proof.when}: {proof.asked}" if proof.when else proof.asked)
     answer = " ".join(proof.answer.split())
-    match = _COMPARED.search(answer)
-    if match is None:
+    compared = expected_and_got(answer)
+    if compared is None:
         if answer:
             yield "answer", _cut(answer)
         return
-    expected, got = match["exp"], match["got"]
+    expected, got = compared
     same = next((i for i, (a, b) in enumerate(zip(expected, got, strict=False)) if a != b), 0)
     start = max(same - SHORT // 2, 0) if max(len(expected), len(got)) > SHORT else 0
     yield "expected", _cut(expected, start)
@@ -123,12 +126,7 @@ def _cut(text: str, start: int = 0) -> str:
 
 def print_unproven(console: Console, ledger: Ledger, level: Level, *, everything: bool = False) -> None:
     """The items that have no proof of a level, under the reason that they share."""
-    by_reason: dict[str, list[str]] = {}
-    for item in ledger.items:
-        if ledger.state(item, level) == "unproven":
-            reason = ledger.reasons.get(item, {}).get(level, "nothing was asked of it")
-            by_reason.setdefault(reason, []).append(item)
-    for reason, items in sorted(by_reason.items()):
+    for reason, items in unproven_by_reason(ledger, level).items():
         shown = items if everything else items[:CLAIMS]
         more = f" and {len(items) - len(shown)} more" if len(items) > len(shown) else ""
         console.print(f"[yellow]unproven[/] [dim]({level})[/] {_count(len(items), 'item')}: {escape(reason)}")
@@ -148,7 +146,7 @@ def _print_items(console: Console, result: CheckResult, levels: tuple[Level, ...
         states = (MARKS[ledger.state(item, level)] for level in levels)
         place = str(result.origins.get(item, ""))
         table.add_row(escape(item), *states, str(len(claims)), f"[dim]{escape(place)}[/]")
-    _print_table(console, table)
+    print_table(console, table)
 
 
 def print_summary(console: Console, ledger: Ledger, levels: tuple[Level, ...]) -> None:
@@ -158,12 +156,10 @@ def print_summary(console: Console, ledger: Ledger, levels: tuple[Level, ...]) -
     table.add_column("items", justify="right")
     for level in levels:
         table.add_column(level)
-    for kind, words in KINDS.items():
-        items = [item for item in ledger.items if item.startswith(f"{kind}/")]
-        if items:
-            cells = [_cell([ledger.state(item, level) for item in items]) for level in levels]
-            table.add_row(words, str(len(items)), *cells)
-    _print_table(console, table)
+    for kind, items in kinds_of(ledger).items():
+        cells = [_cell([ledger.state(item, level) for item in items]) for level in levels]
+        table.add_row(escape(KIND_WORDS.get(kind, kind)), str(len(items)), *cells)
+    print_table(console, table)
 
 
 def _cell(states: list[str]) -> str:
@@ -175,7 +171,7 @@ def _cell(states: list[str]) -> str:
     return f"[{style}]{proven} of {concerned} proven{f', {failed} failed' if failed else ''}[/]"
 
 
-def _print_dormant(console: Console, dormant: Mapping[str, str]) -> None:
+def print_dormant(console: Console, dormant: Mapping[str, str]) -> None:
     """What was not built, for want of a family: signals with the reason, and whatever rests on them."""
     for name, why in dormant.items():
         resting = [other for other, reason in dormant.items() if f"signal {name} is dormant" in reason]
@@ -184,7 +180,7 @@ def _print_dormant(console: Console, dormant: Mapping[str, str]) -> None:
             console.print(f"[dim]dormant: {escape(name)}{escape(also)}: {escape(why)}[/]")
 
 
-def _print_table(console: Console, table: Table) -> None:
+def print_table(console: Console, table: Table) -> None:
     """A table as wide as the terminal, or WIDTH; without the blanks that fill its lines."""
     width = console.width if console.is_terminal else WIDTH
     wide = Console(

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from monitorgen.prove.ledger import KINDS, LEVELS, Kind, Ledger, Level
-from monitorgen.prove.report import print_summary, print_unproven
+from monitorgen.prove.ledger import LEVELS, Level
+from monitorgen.prove.report import print_failures, print_summary, print_unproven
+from monitorgen.prove.report_ledger import print_sources
 from monitorgen.prove.run import Outcome
 from monitorgen.prove.saved import LedgerFile
 
@@ -31,11 +32,8 @@ def print_proven(outcome: Outcome, files: Sequence[LedgerFile], require: Sequenc
     ledger = outcome.ledger
     for finding in outcome.findings:
         console.print(escape(str(finding)), style="red" if finding.severity == "error" else "yellow")
-    for proof in ledger.failed:
-        console.print(f"[red]failed[/] {escape(proof.item)}: {escape(proof.claim)} [dim]({proof.level})[/]")
-        console.print(f"       {escape(proof.answer)}")
-        if proof.asked:
-            console.print(f"       asked: {escape(proof.asked)}", style="dim")
+    places = {item: about.origin for item, about in ledger.about.items()}
+    print_failures(console, ledger, places, complained={finding.item for finding in outcome.findings})
     for error in outcome.report.errors if outcome.report else ():
         console.print(f"[red]rule error[/] {escape(error)}")
     levels: tuple[Level, ...] = LEVELS if outcome.checked else ("live",)
@@ -50,14 +48,3 @@ def print_proven(outcome: Outcome, files: Sequence[LedgerFile], require: Sequenc
             console.print(f"[red]--require {name}: {open_items} items are unproven[/]")
     for file in files:
         console.print(f"ledger: {file.path}")
-
-
-def print_sources(console: Console, ledger: Ledger) -> None:
-    """How many items each kind of source proved live."""
-    by_kind: dict[Kind, set[str]] = {}
-    for proof in ledger.proofs:
-        if proof.level == "live" and proof.holds and proof.kind:
-            by_kind.setdefault(proof.kind, set()).add(proof.item)
-    for kind, meaning in KINDS.items():
-        if kind in by_kind:
-            console.print(f"  {kind:<10} {len(by_kind[kind]):3d} items  [dim]{meaning}[/]")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from monitorgen.errors import InputError, MonitorgenError
+from monitorgen.prove.formats import format_of
 from monitorgen.prove.ledger import Ledger
 
 FULL = {
@@ -42,6 +44,7 @@ class LedgerFile:
         """
         if self.path.is_dir():
             raise InputError(f"cannot write {self.path}: it is a folder")
+        format_of(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._part.write_bytes(b"")
@@ -51,8 +54,8 @@ class LedgerFile:
             self._drop_part()
 
     def save(self, ledger: Ledger) -> None:
-        """Write the ledger as JSON."""
-        self.write(ledger.to_json())
+        """Write the ledger in the format that the file's suffix says."""
+        self.write(format_of(self.path)(ledger))
 
     def write(self, text: str) -> None:
         """Replace the file's text. Raises `DiskFullError` or `InputError`; what was there then stays."""
@@ -77,3 +80,16 @@ class LedgerFile:
     def _drop_part(self) -> None:
         with contextlib.suppress(OSError):
             self._part.unlink(missing_ok=True)
+
+
+def prepare_reports(paths: Sequence[Path]) -> None:
+    """See that a ledger can be written to each path, before the work begins; raises as `prepare` does."""
+    for path in paths:
+        LedgerFile(path).prepare()
+
+
+def write_reports(ledger: Ledger, paths: Sequence[Path]) -> None:
+    """Write the ledger to each path, in the format of its suffix; raises as `prepare` and `write` do."""
+    prepare_reports(paths)
+    for path in paths:
+        LedgerFile(path).save(ledger)
