@@ -21,6 +21,11 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Recordings of a real vLLM, played back. On where no other source is given.",
 )
 @click.option(
+    "--workload/--no-workload",
+    default=True,
+    help="The bundled decode workload. On where torch is installed.",
+)
+@click.option(
     "--vllm",
     metavar="[MODEL]",
     is_flag=False,
@@ -70,6 +75,7 @@ def prove(
     config: tuple[Path, ...],
     sets: tuple[str, ...],
     replay: bool | None,
+    workload: bool,
     vllm: str | None,
     scrape: tuple[str, ...],
     alerts: bool,
@@ -96,6 +102,7 @@ def prove(
     from monitorgen.prove.run import prove_profile
     from monitorgen.prove.saved import LedgerFile
     from monitorgen.prove.session import Options, vllm_options
+    from monitorgen.prove.workload import workload_python
 
     name = profile or (profile_of(bundle) if bundle else "optimized")
     loaded = load_profile(name, config=config, sets=sets)
@@ -110,6 +117,7 @@ def prove(
         alerts=alerts,
         replay=not scrape and vllm is None if replay is None else replay,
         vllm=None if vllm is None else vllm_options(vllm),
+        workload=workload_python() if workload else None,
         sources=tuple(one.source for one in checked if one.ok),
         binary=prometheus_bin,
     )

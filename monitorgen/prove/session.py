@@ -29,6 +29,7 @@ from monitorgen.prove.sources import Source
 from monitorgen.prove.traffic import SERVER
 from monitorgen.prove.value_stage import LiveReport, ValueStage
 from monitorgen.prove.vllm_server import VllmOptions, VllmServer, serve_vllm
+from monitorgen.prove.workload import serve_workload
 from monitorgen.targets.files import about, bundle_files
 from monitorgen.targets.writer import write
 
@@ -52,7 +53,8 @@ class Options:
     """What a live proof is to do. Times are seconds.
 
     `seconds` is how long values are awaited at most, `settle` how long families that nobody exports.
-    `sources` are servers that run already; `replay` adds recordings that are played back.
+    `sources` are servers that run already; `replay` adds recordings that are played back, `vllm` a real
+    server, `workload` the decode workload under that interpreter.
     """
 
     seconds: float = 80.0
@@ -62,6 +64,7 @@ class Options:
     replay: bool = True
     sources: tuple[Source, ...] = ()
     vllm: VllmOptions | None = None
+    workload: Path | None = None
     binary: Path | None = None
 
 
@@ -99,6 +102,10 @@ def prove_live(
         sources = list(options.sources)
         if options.replay:
             sources += _replays(built, stack)
+        if options.workload and (job := _job_of(built, "workload")):
+            progress("starting the decode workload")
+            decode = stack.enter_context(serve_workload(workdir, options.workload))
+            sources.append(Source(job, decode.target, kind="workload"))
         server = _vllm(options, workdir, progress, stack)
         real = [Source(_job(built, "vllm"), server.target, kind="vllm")] if server else []
         sources += real
