@@ -1,5 +1,5 @@
 """`python -m monitorgen`."""
 
-from monitorgen.cli import main
+from monitorgen.cli import script
 
-main()
+script()

@@ -35,16 +35,19 @@ def build(
     force: bool,
 ) -> None:
     """Write the bundle of a profile: rules, alerts, scrape config, dashboards, runbooks and unit tests."""
-    from monitorgen.build import build as build_bundle
-    from monitorgen.profile import load_profile
-    from monitorgen.prove.files import profile_files
-    from monitorgen.prove.texts import refuse_broken_texts
-    from monitorgen.targets.writer import compare, write
+    from monitorgen.targets.grafana import drawing
 
-    loaded = load_profile(profile or "optimized", config=config, sets=sets)
-    built = build_bundle(loaded)
-    refuse_broken_texts(built)
-    files, about = profile_files(built)
+    with drawing() as dashboards:  # before the other imports: what draws imports grafanalib meanwhile
+        from monitorgen.build import build as build_bundle
+        from monitorgen.profile import load_profile
+        from monitorgen.prove.files import profile_files
+        from monitorgen.prove.texts import refuse_broken_texts
+        from monitorgen.targets.writer import compare, write
+
+        loaded = load_profile(profile or "optimized", config=config, sets=sets)
+        built = build_bundle(loaded)
+        refuse_broken_texts(built)
+        files, about = profile_files(built, dashboards)
     out = out or Path("dist") / loaded.name
     if compare_only:
         differences = compare(files, out, about=about)

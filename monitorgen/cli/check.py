@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -48,16 +49,21 @@ def check(
     With BUNDLE and a profile, the folder's own files are put to the profile's proofs. BUNDLE alone is checked
     against the profile that its manifest names.
     """
-    from monitorgen.prove.check import check_bundle, check_profile
-    from monitorgen.prove.report import print_ledger, progress_bar
-    from monitorgen.prove.saved import prepare_reports, write_reports
+    from monitorgen.targets.grafana import drawing
 
-    prepare_reports(reports)
-    with progress_bar(enabled=form == "table") as progress:
-        if bundle is not None:
-            result = check_bundle(bundle, profile, config, sets, level, promtools, progress)
-        else:
-            result = check_profile(profile or "optimized", config, sets, level, promtools, progress)
+    # Before the other imports: what draws imports grafanalib meanwhile. A folder's dashboards are drawn.
+    with nullcontext() if bundle else drawing() as dashboards:
+        from monitorgen.prove.check import check_bundle, check_profile
+        from monitorgen.prove.report import print_ledger, progress_bar
+        from monitorgen.prove.saved import prepare_reports, write_reports
+
+        prepare_reports(reports)
+        with progress_bar(enabled=form == "table") as progress:
+            if bundle is not None:
+                result = check_bundle(bundle, profile, config, sets, level, promtools, progress)
+            else:
+                name = profile or "optimized"
+                result = check_profile(name, config, sets, level, promtools, progress, dashboards)
     write_reports(result.ledger, reports)
     if form == "json":
         click.echo(result.to_json(), nl=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from monitorgen.profile import load_profile
 from monitorgen.prove.adopt import adopted
 from monitorgen.prove.ledger import Ledger, Proof, about_items
 from monitorgen.prove.promtool import Promtool, find_promtools
-from monitorgen.prove.simulate import Progress, plan_tests, simulate
-from monitorgen.prove.static import promtool_proofs, static_proofs
+from monitorgen.prove.scenarios import plan_tests
+from monitorgen.prove.simulate import Progress, simulate
+from monitorgen.prove.static import ask_promtools, promtool_proofs, static_proofs
+from monitorgen.targets.grafana import Drawing
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,11 @@ def check_profile(
     level: str,
     promtools: Sequence[str],
     progress: Progress | None = None,
+    drawing: Drawing | None = None,
 ) -> CheckResult:
-    """Build a profile in memory and prove what comes out."""
+    """Build a profile in memory and prove what comes out; `drawing` draws its dashboards."""
     built = build(load_profile(name, config=config, sets=sets))
-    return check_built(built, built.bundle, level, promtools, progress)
+    return check_built(built, built.bundle, level, promtools, progress, drawing)
 
 
 def check_bundle(
@@ -91,7 +95,12 @@ def profile_of(folder: Path) -> str:
 
 
 def check_built(
-    built: Built, bundle: Bundle, level: str, promtools: Sequence[str], progress: Progress | None = None
+    built: Built,
+    bundle: Bundle,
+    level: str,
+    promtools: Sequence[str],
+    progress: Progress | None = None,
+    drawing: Drawing | None = None,
 ) -> CheckResult:
     """Prove `bundle` by what `built` means."""
     meant, there = set(built.bundle.items), set(bundle.items)
@@ -106,14 +115,16 @@ def check_built(
         elif item not in meant:
             ledger.unproven(item, "simulated", f"the profile {built.loaded.name} does not know it")
     tools: list[Promtool] = find_promtools(promtools)
-    findings = static_proofs(bundle, dict(load_catalogs(built.loaded)), ledger)
-    promtool_proofs(bundle, tools, ledger)
+    with ThreadPoolExecutor(max_workers=1) as pool:  # promtool reads the files while our checks run
+        asked = pool.submit(ask_promtools, bundle, tools)
+        findings = static_proofs(bundle, dict(load_catalogs(built.loaded)), ledger, drawing)
+        promtool_proofs(asked.result(), ledger)
     if not tools:
         ledger.notes.append("promtool was not found: nothing was proven in simulated time")
     if level == "simulated":
         simulate(plan_tests(built), bundle, tools, ledger, progress=progress)
-    asked = tuple(f"promtool {tool.version}" for tool in tools)
-    return CheckResult(ledger, findings, asked, _origins(built.bundle))
+    named = tuple(f"promtool {tool.version}" for tool in tools)
+    return CheckResult(ledger, findings, named, _origins(built.bundle))
 
 
 def _origins(bundle: Bundle) -> dict[str, Origin]:

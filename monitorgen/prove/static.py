@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from monitorgen.bundle import Bundle
@@ -12,15 +15,21 @@ from monitorgen.catalog import Catalog
 from monitorgen.checks import Context, Finding, all_checks, run
 from monitorgen.prove.ledger import Ledger, Proof
 from monitorgen.prove.promtool import Promtool
-from monitorgen.targets.files import bundle_files
-from monitorgen.targets.grafana import dashboard_json
+from monitorgen.targets.files import SCRAPE_FILE, prometheus_files
+from monitorgen.targets.grafana import Drawing, dashboard_texts
 
 
 def static_proofs(
-    bundle: Bundle, catalogs: dict[str, tuple[Catalog, ...]] | None, ledger: Ledger
+    bundle: Bundle,
+    catalogs: dict[str, tuple[Catalog, ...]] | None,
+    ledger: Ledger,
+    drawing: Drawing | None = None,
 ) -> tuple[Finding, ...]:
-    """Run all checks; an item without findings is proven statically. The findings are returned."""
-    context = Context(_with_json(bundle), catalogs, target_labels=_target_labels(bundle))
+    """Run all checks; an item without findings is proven statically. The findings are returned.
+
+    `drawing` draws the dashboards that have no JSON yet.
+    """
+    context = Context(_with_json(bundle, drawing), catalogs, target_labels=_target_labels(bundle))
     findings = run(context)
     by_item: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -37,9 +46,15 @@ def static_proofs(
     return findings
 
 
-def _with_json(bundle: Bundle) -> Bundle:
+def _with_json(bundle: Bundle, drawing: Drawing | None) -> Bundle:
     """The bundle with each dashboard's JSON, which the checks against Grafana's schema read."""
-    dashboards = (d if d.raw is not None else replace(d, raw=dashboard_json(d)) for d in bundle.dashboards)
+    missing = [dashboard for dashboard in bundle.dashboards if dashboard.raw is None]
+    if drawing:
+        drawing.send(missing)
+    texts = iter(drawing.result() if drawing else dashboard_texts(missing))
+    dashboards = (
+        d if d.raw is not None else replace(d, raw=json.loads(next(texts))) for d in bundle.dashboards
+    )
     return replace(bundle, dashboards=tuple(dashboards))
 
 
@@ -47,27 +62,48 @@ def _target_labels(bundle: Bundle) -> set[str]:
     return {"job", "instance"} | {label for job in bundle.scrape_jobs for label, _ in job.labels}
 
 
-def promtool_proofs(bundle: Bundle, promtools: Iterable[Promtool], ledger: Ledger) -> None:
-    """`promtool check rules` and `check config`, every lint fatal, for each promtool."""
+@dataclass(frozen=True, slots=True)
+class Complaints:
+    """What a promtool says against a bundle's rules and its configuration; empty: nothing."""
+
+    version: str
+    rules: str
+    config: str
+
+
+def ask_promtools(bundle: Bundle, promtools: Iterable[Promtool]) -> list[Complaints]:
+    """`promtool check rules` and `check config`, every lint fatal, asked of several at a time."""
     with tempfile.TemporaryDirectory(prefix="monitorgen-") as name:
         folder = Path(name)
-        files = bundle_files(bundle)
+        files = prometheus_files(bundle)
         for file, text in files.items():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_text(text, encoding="utf-8")
         rules = [folder / file for file in files if file.startswith("rules/")]
-        for tool in promtools:
-            trouble = tool.check_rules(rules) if rules else ""
-            config = tool.check_config(folder / "prometheus.yml") if bundle.scrape_jobs else ""
-            for item in ledger.items:
-                kind = item.split("/", 1)[0]
-                if kind in ("record", "alert"):
-                    ledger.add([_said(item, "check rules --lint=all --lint-fatal", trouble, tool)])
-                elif kind == "scrape":
-                    ledger.add([_said(item, "check config --lint=all --lint-fatal", config, tool)])
+
+        def ask(tool: Promtool) -> Complaints:
+            return Complaints(
+                tool.version,
+                tool.check_rules(rules) if rules else "",
+                tool.check_config(folder / SCRAPE_FILE) if bundle.scrape_jobs else "",
+            )
+
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            return list(pool.map(ask, promtools))
 
 
-def _said(item: str, asked: str, trouble: str, tool: Promtool) -> Proof:
-    return Proof(
-        item, "static", "valid", not trouble, f"promtool {tool.version}", asked, trouble or "no complaint"
-    )
+def promtool_proofs(answers: Iterable[Complaints], ledger: Ledger) -> None:
+    """Enter what promtools said of the files: of every rule, and of every scrape job."""
+    for answer in answers:
+        for item in ledger.items:
+            kind = item.split("/", 1)[0]
+            if kind in ("record", "alert"):
+                ledger.add([_said(item, "rules", answer.rules, answer)])
+            elif kind == "scrape":
+                ledger.add([_said(item, "config", answer.config, answer)])
+
+
+def _said(item: str, what: str, trouble: str, answer: Complaints) -> Proof:
+    asked = f"check {what} --lint=all --lint-fatal"
+    source = f"promtool {answer.version}"
+    return Proof(item, "static", "valid", not trouble, source, asked, trouble or "no complaint")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from monitorgen import gotemplate
 from monitorgen.build import Built, PlannedAlert
-from monitorgen.checks import gotemplate
 from monitorgen.errors import InputError
 
 

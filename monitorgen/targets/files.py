@@ -6,36 +6,50 @@ engine versions it must hold for). The manifest carries that, so a written bundl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from monitorgen import __version__
 from monitorgen.bundle import Bundle, RecordingRule, Rule
 from monitorgen.targets.grafana import as_written as dashboard_as_written
-from monitorgen.targets.grafana import dashboard_text
+from monitorgen.targets.grafana import dashboard_texts
 from monitorgen.targets.prometheus import groups_as_written, provisioning, rule_files, scrape_config
 
 SCRAPE_FILE = "prometheus.yml"
 GENERATOR = "monitorgen"
 
 
-def bundle_files(bundle: Bundle, *, interval: float = 15.0, evaluation: float = 15.0) -> dict[str, str]:
-    """All files of the bundle but the manifest. Intervals are prometheus.yml's, in seconds."""
-    header = f"Made by {GENERATOR} from the profile {bundle.name!r}. Change the profile, not this file."
-    rules = rule_files(bundle.groups, header=header)
-    files = dict(rules)
-    files[SCRAPE_FILE] = scrape_config(
-        bundle.scrape_jobs, tuple(rules), interval=interval, evaluation=evaluation, header=header
-    )
-    for dashboard in bundle.dashboards:
-        dashboard = dashboard_as_written(dashboard)
-        files[dashboard.file] = dashboard_text(dashboard)
+def bundle_files(
+    bundle: Bundle,
+    *,
+    interval: float = 15.0,
+    evaluation: float = 15.0,
+    dashboards: Sequence[str] | None = None,
+) -> dict[str, str]:
+    """All files of the bundle but the manifest. Intervals are prometheus.yml's, in seconds.
+
+    `dashboards` are the texts of the bundle's dashboards, where they are there already.
+    """
+    files = prometheus_files(bundle, interval=interval, evaluation=evaluation)
+    texts = dashboard_texts(bundle.dashboards) if dashboards is None else dashboards
+    for dashboard, text in zip(bundle.dashboards, texts, strict=True):
+        files[dashboard_as_written(dashboard).file] = text
     if bundle.dashboards:
         files.update(provisioning())
     for runbook in bundle.runbooks:
         files[f"runbooks/{runbook.alert}.md"] = runbook.markdown
     return dict(sorted(files.items()))
+
+
+def prometheus_files(bundle: Bundle, *, interval: float = 15.0, evaluation: float = 15.0) -> dict[str, str]:
+    """Those files that Prometheus reads: rules, and its configuration."""
+    header = f"Made by {GENERATOR} from the profile {bundle.name!r}. Change the profile, not this file."
+    files = rule_files(bundle.groups, header=header)
+    files[SCRAPE_FILE] = scrape_config(
+        bundle.scrape_jobs, tuple(files), interval=interval, evaluation=evaluation, header=header
+    )
+    return files
 
 
 def as_written(bundle: Bundle) -> Bundle:

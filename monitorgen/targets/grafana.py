@@ -7,15 +7,33 @@ against the JSON Schemas made from Grafana's own types (see `monitorgen.checks.g
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
+from monitorgen.aside import Aside
 from monitorgen.bundle import Dashboard, Variable
 from monitorgen.targets.grafana_layout import as_written, placed, row_id
 
-__all__ = ["as_written", "dashboard_json", "dashboard_text"]
+__all__ = ["Drawing", "as_written", "dashboard_json", "dashboard_text", "dashboard_texts", "drawing"]
 
 _SHARED_CROSSHAIR = 1
+
+# Takes dashboards, gives the text of each one.
+Drawing: TypeAlias = Aside[[Sequence[Dashboard]], list[str]]
+
+
+def drawing() -> Drawing:
+    """`dashboard_texts` aside: grafanalib takes as long to import as a profile to build."""
+    return Aside(dashboard_texts, ready=_import_grafanalib)
+
+
+def dashboard_texts(dashboards: Sequence[Dashboard]) -> list[str]:
+    """The file of each dashboard. InputError for a panel kind that we cannot write."""
+    return [dashboard_text(dashboard) for dashboard in dashboards]
+
+
+def _import_grafanalib() -> None:
+    from monitorgen.targets import grafana_mend, grafana_panels  # noqa: F401
 
 
 def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:

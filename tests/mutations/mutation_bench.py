@@ -29,7 +29,8 @@ from monitorgen.prove.adopt import adopted
 from monitorgen.prove.focus import Rules, names_in
 from monitorgen.prove.ledger import Ledger
 from monitorgen.prove.promtool import Promtool
-from monitorgen.prove.simulate import focus_on, plan_tests, simulate
+from monitorgen.prove.scenarios import plan_tests
+from monitorgen.prove.simulate import focus_on, simulate
 from monitorgen.readers import read_folder
 from monitorgen.targets.files import bundle_files
 

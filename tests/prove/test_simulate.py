@@ -14,7 +14,8 @@ from monitorgen.bundle import AlertRule, Bundle, RecordingRule, Rule
 from monitorgen.profile import load_profile
 from monitorgen.prove.ledger import Ledger
 from monitorgen.prove.promtool import Promtool
-from monitorgen.prove.simulate import TestPlan, focus_on, plan_tests, simulate
+from monitorgen.prove.scenarios import TestPlan, plan_tests
+from monitorgen.prove.simulate import focus_on, simulate
 
 
 @cache

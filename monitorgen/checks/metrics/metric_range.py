@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from promql_parser import BinaryExpr, Expr, Matcher, MatchOp, VectorSelector
@@ -35,7 +35,8 @@ def metric_range(context: Context) -> Iterator[Finding]:
         deep = bool(item.since or item.needs)
         for engine in _engines(context, item, deep):
             versions = context.catalogs[engine]
-            states = {one: max(_state(context, root, one, deep) for root in item.roots) for one in versions}
+            found = [_states(context, root, versions, deep) for root in item.roots]
+            states = dict(zip(versions, _each(max, found, versions), strict=True))
             yield from _since(item, states)
             yield from _needs(context, item, states)
 
@@ -75,23 +76,33 @@ def _of_panel(panel: PanelSubject) -> Subject:
     return Subject(panel.item, panel.origin, panel.panel.queries[0].expr)
 
 
-def _state(
-    context: Context, node: Expr, version: Catalog, deep: bool, seen: frozenset[str] = frozenset()
-) -> int:
-    """How far the node can be read at a version: `or` needs one of its branches, all else all operands."""
+def _states(
+    context: Context,
+    node: Expr,
+    versions: Sequence[Catalog],
+    deep: bool,
+    seen: frozenset[str] = frozenset(),
+) -> list[int]:
+    """How far the node can be read at each version: `or` needs one of its branches, all else all operands."""
     if isinstance(node, VectorSelector):
         name = node.name or ""
         if name not in context.recorded:
-            return _selected(context, node, version)
+            return [_selected(context, node, one) for one in versions]
         if not deep or name in seen:
-            return _THERE
+            return _each(max, [], versions)
         trees = (context.tree(rule.expr) for rule in context.recorded[name])
-        found = [_state(context, root, version, deep, seen | {name}) for root in trees if root is not None]
-        return max(found, default=_THERE)
-    below = [_state(context, child, version, deep, seen) for child in tree.children(node)]
-    if isinstance(node, BinaryExpr) and tree.operator(node) == "or":
-        return max(below)
-    return min(below, default=_THERE)
+        found = [_states(context, root, versions, deep, seen | {name}) for root in trees if root is not None]
+        return _each(max, found, versions)
+    below = [_states(context, child, versions, deep, seen) for child in tree.children(node)]
+    either = isinstance(node, BinaryExpr) and tree.operator(node) == "or"
+    return _each(max if either else min, below, versions)
+
+
+def _each(
+    choose: Callable[[Iterable[int]], int], found: list[list[int]], versions: Sequence[Catalog]
+) -> list[int]:
+    """One of the states that were found, for each version; what reads nothing is there."""
+    return [choose(states) for states in zip(*found, strict=True)] if found else [_THERE for _ in versions]
 
 
 def _selected(context: Context, node: VectorSelector, version: Catalog) -> int:

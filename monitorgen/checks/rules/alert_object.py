@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from monitorgen.checks import gotemplate
+from monitorgen import gotemplate
 from monitorgen.checks.context import Context
 from monitorgen.checks.finding import Finding
 from monitorgen.checks.registry import check

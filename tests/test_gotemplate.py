@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitorgen.checks.gotemplate import read
+from monitorgen.gotemplate import read
 
 
 @pytest.mark.parametrize(
