@@ -64,7 +64,7 @@ live: tools $(LIVE_NEEDS) ## prove the bundle on a real vLLM under load (install
 	MONITORGEN_VLLM_PYTHON=$(MONITORGEN_VLLM_PYTHON) $(PROMTOOLS) $(BIN)/pytest -m live tests/live
 
 bench: setup ## time the commands as whole processes; ARGS='--runs 9' and more go to .ci/bench
-	$(BIN)/python .ci/bench $(ARGS)
+	$(BIN)/python .ci/bench --times 4 $(ARGS)
 
 golden: setup ## renew the golden files; read the diff before you commit it
 	$(PROMTOOLS) $(BIN)/pytest -m 'not live' --renew-golden
