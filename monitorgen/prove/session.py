@@ -143,12 +143,14 @@ def vllm_options(model: str) -> VllmOptions:
 
 def _job(built: Built, engine: str) -> str:
     """The first job that scrapes an engine. Raises InputError if there is none."""
-    jobs = [job.job for job in built.bundle.scrape_jobs if job.engine == engine]
-    if not jobs:
-        raise InputError(
-            f"the profile scrapes no {engine}, which is the source here", hint="add a scrape job"
-        )
-    return jobs[0]
+    job = _job_of(built, engine)
+    if not job:
+        raise InputError(f"the profile scrapes no {engine}, which is the source", hint="add a scrape job")
+    return job
+
+
+def _job_of(built: Built, engine: str) -> str:
+    return next((job.job for job in built.bundle.scrape_jobs if job.engine == engine), "")
 
 
 def _vllm(options: Options, workdir: Path, progress: Progress, stack: ExitStack) -> VllmServer | None:
