@@ -15,6 +15,9 @@ VLLM    := .venv-vllm
 BIN     := $(VENV)/bin
 PIP     := -m pip --disable-pip-version-check install --quiet --no-input
 
+# The torch that the tests ran with. Where an index has builds for CPUs only, name one: make TORCH=torch==2.13.0+cpu
+TORCH   ?= torch==2.13.0
+
 # The programs that `make tools` gets come first, so that every target uses the same ones.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 PROMTOOLS = MONITORGEN_PROMTOOL="$${MONITORGEN_PROMTOOL:-$$($(BIN)/python .ci/get-prometheus --list)}"
@@ -32,10 +35,9 @@ setup: $(VENV)/.ready ## make the virtual environment with everything that devel
 tools: setup ## get Prometheus, promtool and Alertmanager into .tools unless PATH has them
 	@$(BIN)/python .ci/get-prometheus
 
-demo: tools ## build the profile, prove it in simulated time, then live on recordings of a real vLLM
+demo: tools ## build the profile; prove it statically, in simulated time and live
 	$(BIN)/monitorgen build --profile $(PROFILE) --out $(OUT)
-	$(BIN)/monitorgen check --profile $(PROFILE)
-	$(BIN)/monitorgen prove --profile $(PROFILE) --report $(OUT).ledger.json
+	$(BIN)/monitorgen prove --profile $(PROFILE) --time-scale 90 --report $(OUT).ledger.json --report $(OUT).ledger.html
 	@echo "rules, alerts, dashboards, runbooks and tests: $(OUT)"
 	@echo "try it on your own profile: $(BIN)/monitorgen profile new"
 
@@ -86,7 +88,7 @@ clean: ## remove what was built; what was downloaded stays (rm -r .venv .venv-vl
 $(VENV)/.ready: pyproject.toml
 	@test -n '$(PYTHON)' || { echo 'needs Python 3.11, 3.12 or 3.13 with its venv module' >&2; exit 3; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP) --editable '.[dev]'
+	$(BIN)/python $(PIP) --editable '.[dev,workloads]' '$(TORCH)'
 	@touch $@
 
 # vLLM for CPUs asks for one exact CPU build of torch. A machine that has such a wheel tells pip so in its own

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from monitorgen.build import build
+from monitorgen.profile import load_profile
 from monitorgen.prove.live import Source, run_live
-from monitorgen.prove.questions import Subject
+from monitorgen.prove.questions import Subject, subject_of_folder
 from monitorgen.prove.replay import Replay, ReplayServer
+from monitorgen.targets.files import about, bundle_files
+from monitorgen.targets.writer import write
 
 SCRAPES = Path(__file__).parents[1] / "fixtures" / "scrapes"
 RECORDINGS = [SCRAPES / f"vllm-0.9.2{part}.prom.gz" for part in (".t0", "", ".t2")]
@@ -21,7 +25,13 @@ LACKING = (
     "vllm:decode_",
 )
 
-pytestmark = pytest.mark.live
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    """What is asked of the profile `optimized`, as written."""
+    bundle = build(load_profile("optimized")).bundle
+    write(bundle_files(bundle), tmp_path / "bundle", about=about(bundle))
+    return subject_of_folder(tmp_path / "bundle")
 
 
 def test_the_bundle_holds_for_a_recorded_0_9(
