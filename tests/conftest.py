@@ -49,11 +49,13 @@ def find_prometheuses() -> list[Path]:
     return once([*beside, *([Path(on_path)] if on_path else [])])
 
 
-def find_beside(name: str, *others: str) -> list[Path]:
-    """The programs of that name (or another of its names) beside each promtool, and PATH's."""
-    names = (name, *others)
-    beside = [path.resolve().parent / one for path in PROMTOOLS for one in names]
-    return once([*beside, *(Path(found) for one in names if (found := shutil.which(one)))])
+def find_tools(*names: str) -> list[Path]:
+    """The programs of these names: what `make tools` got, newest first, and PATH's."""
+    got = sorted(
+        ROOT.glob(".tools/prometheus-*"), key=lambda folder: version_key(folder / "any"), reverse=True
+    )
+    ours = [folder / name for folder in got for name in names]
+    return once([*ours, *(Path(found) for name in names if (found := shutil.which(name)))])
 
 
 def as_params(paths: list[Path], program: str) -> list[Any]:
@@ -65,8 +67,8 @@ def as_params(paths: list[Path], program: str) -> list[Any]:
 
 PROMTOOLS = once(candidates())
 PROMETHEUSES = find_prometheuses()
-ALERTMANAGERS = find_beside("alertmanager", "prometheus-alertmanager")
-AMTOOLS = find_beside("amtool")
+ALERTMANAGERS = find_tools("alertmanager", "prometheus-alertmanager")
+AMTOOLS = find_tools("amtool")
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,9 @@ from monitorgen.prove.prometheus import timestamp
 
 BINARY_VARIABLE = "MONITORGEN_ALERTMANAGER"
 PROGRAMS = ("alertmanager", "prometheus-alertmanager")  # everybody's name of it, and Debian's
-SHORTEST = 0.1  # seconds: what durations are divided down to at most
+# Seconds: what durations are divided down to at most. An alert that nobody ends counts as resolved after
+# `resolve_timeout`, which must not come before its group was told that it fires.
+SHORTEST, SHORTEST_RESOLVE = 0.1, 5.0
 # What Alertmanager takes where the config is silent (its documentation of `route` and `global`).
 _ROUTE_DEFAULTS = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "4h"}
 _RESOLVE_DEFAULT = "5m"
@@ -252,7 +254,8 @@ def for_proof(config: str, webhook_url: str, scale: float) -> str:
     """The config with its routes kept, every receiver a webhook of ours, and durations divided by `scale`.
 
     A receiver's alerts go to `webhook_url/RECEIVER`, also when they resolve. No integration, template or
-    global setting of the config is kept, so that a proof reaches nobody else. No duration falls below 100 ms.
+    global setting of the config is kept, so that a proof reaches nobody else. No duration falls below
+    `SHORTEST` (`resolve_timeout`: `SHORTEST_RESOLVE`).
     Raises `InputError` where the config is not one, or `scale` is not positive.
     """
     if not scale > 0:
@@ -293,13 +296,14 @@ def _tree(config: str) -> dict[str, Any]:
 
 def _divide(route: dict[str, Any], scale: float) -> None:
     """Divide the durations of a route and of the routes inside it, in place."""
-    for key in (*_ROUTE_DEFAULTS, "resolve_timeout"):
+    floors = {**dict.fromkeys(_ROUTE_DEFAULTS, SHORTEST), "resolve_timeout": SHORTEST_RESOLVE}
+    for key, floor in floors.items():
         if key in route:
             try:
                 seconds = parse_duration(str(route[key]))
             except ValueError as error:
                 raise InputError(f"the Alertmanager config's {key}: {error}") from error
-            route[key] = format_duration(max(seconds / scale, SHORTEST))
+            route[key] = format_duration(max(seconds / scale, floor))
     for inner in route.get("routes") or ():
         _divide(inner, scale)
 

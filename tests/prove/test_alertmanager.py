@@ -111,10 +111,10 @@ QUIET = {"groups": [{"name": "g", "rules": [{"alert": "Page", "expr": "vector(7)
 
 
 def test_a_rule_in_a_real_prometheus_reaches_the_webhook(
-    alertmanager: Path, one_prometheus: Path, tmp_path: Path
+    one_alertmanager: Path, one_prometheus: Path, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
-        server, webhook = stack.enter_context(running(alertmanager, tmp_path / "alertmanager"))
+        server, webhook = stack.enter_context(running(one_alertmanager, tmp_path / "alertmanager"))
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": ["rules.yaml"],
@@ -126,7 +126,8 @@ def test_a_rule_in_a_real_prometheus_reaches_the_webhook(
                 workdir=tmp_path / "prometheus",
                 files={"rules.yaml": yaml.safe_dump(RULES)},
                 binary=one_prometheus,
-                flags=("--web.enable-lifecycle",),
+                # It looks for its Alertmanagers after five seconds, and sends an alert again after a minute.
+                flags=("--web.enable-lifecycle", "--rules.alert.resend-delay=1s"),
             )
         )
         page = webhook.wait_for(lambda d: d.name == "Page", WAIT)
@@ -279,9 +280,9 @@ def test_a_server_that_is_killed_is_told(one_alertmanager: Path, tmp_path: Path)
 
 def test_a_refused_alert_is_told_in_its_words(alertmanager: Path, tmp_path: Path) -> None:
     with running(alertmanager, tmp_path) as (server, _):
-        with pytest.raises(AlertmanagerError, match="Alertmanager refuses: .*(start time|end time)"):
+        with pytest.raises(AlertmanagerError, match=r"Alertmanager refuses: .*(start time|end time)"):
             server.post([PostedAlert({"alertname": "x"}, {}, 2e9, 1e9)])
-        with pytest.raises(AlertmanagerError, match="Alertmanager refuses: .*at least one label"):
+        with pytest.raises(AlertmanagerError, match=r"Alertmanager refuses: .*at least one label"):
             server.post([PostedAlert({}, {}, 1e9)])
         assert server.alerts() == ()
 
@@ -302,7 +303,7 @@ def test_the_environment_names_the_program(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv(room.BINARY_VARIABLE, str(debian))
     assert find_alertmanager() == debian
     monkeypatch.setenv(room.BINARY_VARIABLE, str(tmp_path / "gone"))
-    with pytest.raises(ToolMissing, match="gone .from MONITORGEN_ALERTMANAGER. cannot be run"):
+    with pytest.raises(ToolMissing, match=r"gone .from MONITORGEN_ALERTMANAGER. cannot be run"):
         find_alertmanager()
 
 
@@ -335,6 +336,8 @@ def test_a_config_for_a_proof_keeps_routes_and_reaches_nobody_else() -> None:
         "log/it": ["http://127.0.0.1:7/log%2Fit"],
     }
     assert all(hook["send_resolved"] is True for hooks in webhooks.values() for hook in hooks)
+    shortest = yaml.safe_load(for_proof(CONFIG, "http://x", 1e9))
+    assert (shortest["global"]["resolve_timeout"], shortest["route"]["repeat_interval"]) == ("5s", "100ms")
     silent = yaml.safe_load(for_proof("route: {receiver: a}\nreceivers: [{name: a}]", "http://x", 1))
     assert silent["global"] == {"resolve_timeout": "5m"}
 
