@@ -56,7 +56,10 @@ class RecordingRule:
 
 @dataclass(frozen=True, slots=True)
 class AlertRule:
-    """An alerting rule. `hold` is the rule's `for`, in seconds; severity lives in `labels`."""
+    """An alerting rule. `hold` is the rule's `for`, in seconds; severity lives in `labels`.
+
+    `silences` names less urgent alerts that say nothing more while this one fires with the same kept labels.
+    """
 
     alert: str
     expr: str
@@ -67,6 +70,7 @@ class AlertRule:
     signals: tuple[str, ...] = ()
     since: str = ""
     needs: str = ""
+    silences: tuple[str, ...] = ()
     origin: Origin = field(default_factory=Origin, compare=False)
 
     @property

@@ -11,6 +11,7 @@ from monitorgen.build.dashboards import dashboard
 from monitorgen.build.expressions import check_parses, render_expressions
 from monitorgen.build.plan import Catalogs, Plan, resolve_signals
 from monitorgen.build.rules import PlannedAlert, alert_group, planned_alerts, recording_groups, runbooks
+from monitorgen.build.silences import with_silences
 from monitorgen.bundle import Bundle, ScrapeJob, pairs
 from monitorgen.catalog import Catalog, in_range, recorded
 from monitorgen.errors import InputError
@@ -93,7 +94,7 @@ def _build(loaded: Loaded, catalogs: Catalogs) -> Built:
             )
     plans, dormant = resolve_signals(loaded, catalogs)
     plans = render_expressions(plans, loaded, catalogs, dormant)
-    alerts = planned_alerts(plans, loaded, dormant)
+    alerts = with_silences(planned_alerts(plans, loaded, dormant), profile.labels.keep)
     groups = (*recording_groups(plans, loaded, name), *alert_group(alerts, loaded, name))
     for group in groups:
         for rule in group.rules:

@@ -43,7 +43,9 @@ def _rule(rule: Rule, meant: Rule | None) -> Rule:
             needs=meant.needs,
         )
     if isinstance(rule, AlertRule) and isinstance(meant, AlertRule):
-        return replace(rule, signals=meant.signals, since=meant.since, needs=meant.needs)
+        return replace(
+            rule, signals=meant.signals, since=meant.since, needs=meant.needs, silences=meant.silences
+        )
     return rule
 
 

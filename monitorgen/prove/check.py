@@ -14,6 +14,7 @@ from monitorgen.checks import Finding
 from monitorgen.errors import InputError
 from monitorgen.profile import load_profile
 from monitorgen.prove.adopt import adopted
+from monitorgen.prove.amtool import amtool_proofs, ask_amtools, find_amtools
 from monitorgen.prove.ledger import Ledger, Proof, about_items
 from monitorgen.prove.promtool import Promtool, find_promtools
 from monitorgen.prove.scenarios import plan_tests
@@ -115,12 +116,16 @@ def check_built(
         elif item not in meant:
             ledger.unproven(item, "simulated", f"the profile {built.loaded.name} does not know it")
     tools: list[Promtool] = find_promtools(promtools)
-    with ThreadPoolExecutor(max_workers=1) as pool:  # promtool reads the files while our checks run
-        asked = pool.submit(ask_promtools, bundle, tools)
+    amtools = find_amtools()
+    with ThreadPoolExecutor(max_workers=2) as pool:  # the tools read the files while our checks run
+        asked, routed = pool.submit(ask_promtools, bundle, tools), pool.submit(ask_amtools, bundle, amtools)
         findings = static_proofs(bundle, dict(load_catalogs(built.loaded)), ledger, drawing)
         promtool_proofs(asked.result(), ledger)
+        amtool_proofs(bundle, routed.result(), ledger)
     if not tools:
         ledger.notes.append("promtool was not found: nothing was proven in simulated time")
+    if not amtools:
+        ledger.notes.append("amtool was not found: the routes of alerts were not looked at")
     if level == "simulated":
         simulate(plan_tests(built), bundle, tools, ledger, progress=progress)
     named = tuple(f"promtool {tool.version}" for tool in tools)

@@ -25,6 +25,30 @@ _FAILURE = re.compile(
 )
 
 
+def run_tool(path: str, *args: str, cwd: Path | None = None) -> tuple[int, str]:
+    """A program's exit status, and its output and errors in the order in which they came.
+
+    Raises `ToolMissing` where it cannot be run, `MonitorgenError` where it does not end.
+    """
+    try:
+        done = subprocess.run(
+            [path, *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            encoding="utf-8",
+            errors="replace",
+            timeout=TIMEOUT,
+            cwd=cwd,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MonitorgenError(f"{path} did not answer within {TIMEOUT:.0f} s") from error
+    except OSError as error:
+        raise ToolMissing(f"{path} cannot be run: {error.strerror or error}") from error
+    return done.returncode, done.stdout
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A unit test that failed: the alert or expression, the time, and promtool's words.
@@ -59,24 +83,7 @@ class Promtool:
         return match[1] if match else "unknown"
 
     def _run(self, *args: str, cwd: Path | None = None) -> tuple[int, str]:
-        """Exit status, and output and errors in the order in which they came."""
-        try:
-            done = subprocess.run(
-                [self.path, *args],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                encoding="utf-8",
-                errors="replace",
-                timeout=TIMEOUT,
-                cwd=cwd,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise MonitorgenError(f"{self.path} did not answer within {TIMEOUT:.0f} s") from error
-        except OSError as error:
-            raise ToolMissing(f"{self.path} cannot be run: {error.strerror or error}") from error
-        return done.returncode, done.stdout
+        return run_tool(self.path, *args, cwd=cwd)
 
     def check_rules(self, files: Sequence[Path]) -> str:
         """What is wrong with rule files, every lint fatal; empty if nothing is."""
@@ -163,9 +170,13 @@ def parse_failures(text: str) -> list[Failure]:
 
 def find_promtools(paths: Iterable[str] = ()) -> list[Promtool]:
     """The promtools to ask: those given, else $MONITORGEN_PROMTOOL (a list like PATH), else PATH's."""
-    given = [path for path in paths if path]
-    if not given and (listed := os.environ.get("MONITORGEN_PROMTOOL")):
-        given = [path for path in listed.split(os.pathsep) if path]
-    if not given and (found := shutil.which("promtool")):
-        given = [found]
+    given = [path for path in paths if path] or find_programs("promtool", "MONITORGEN_PROMTOOL")
     return [Promtool(path) for path in dict.fromkeys(given)]
+
+
+def find_programs(name: str, variable: str) -> list[str]:
+    """The programs that an environment variable lists (like PATH), else PATH's one of that name, if any."""
+    if listed := os.environ.get(variable):
+        return [path for path in listed.split(os.pathsep) if path]
+    found = shutil.which(name)
+    return [found] if found else []

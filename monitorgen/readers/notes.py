@@ -43,7 +43,8 @@ def _rule(rule: Rule, note: Mapping[str, Any]) -> Rule:
     if isinstance(rule, RecordingRule):
         signal, part, unit, words = (_text(note.get(key)) for key in ("signal", "part", "unit", "help"))
         return replace(rule, signal=signal, part=part, unit=unit, help=words)
-    return replace(rule, signals=tuple(_texts(note.get("signals"))))
+    signals, silences = (tuple(_texts(note.get(key))) for key in ("signals", "silences"))
+    return replace(rule, signals=signals, silences=silences)
 
 
 def _dashboard(dashboard: Dashboard, signals: Mapping[str, Any]) -> Dashboard:

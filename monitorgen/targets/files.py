@@ -12,6 +12,7 @@ from typing import Any
 
 from monitorgen import __version__
 from monitorgen.bundle import Bundle, RecordingRule, Rule
+from monitorgen.targets.alertmanager import ALERTMANAGER_FILE, alertmanager_config
 from monitorgen.targets.grafana import as_written as dashboard_as_written
 from monitorgen.targets.grafana import dashboard_texts
 from monitorgen.targets.prometheus import groups_as_written, provisioning, rule_files, scrape_config
@@ -32,6 +33,8 @@ def bundle_files(
     `dashboards` are the texts of the bundle's dashboards, where they are there already.
     """
     files = prometheus_files(bundle, interval=interval, evaluation=evaluation)
+    if any(bundle.alerts):
+        files[ALERTMANAGER_FILE] = alertmanager_config(bundle, header=_header(bundle))
     texts = dashboard_texts(bundle.dashboards) if dashboards is None else dashboards
     for dashboard, text in zip(bundle.dashboards, texts, strict=True):
         files[dashboard_as_written(dashboard).file] = text
@@ -44,12 +47,16 @@ def bundle_files(
 
 def prometheus_files(bundle: Bundle, *, interval: float = 15.0, evaluation: float = 15.0) -> dict[str, str]:
     """Those files that Prometheus reads: rules, and its configuration."""
-    header = f"Made by {GENERATOR} from the profile {bundle.name!r}. Change the profile, not this file."
+    header = _header(bundle)
     files = rule_files(bundle.groups, header=header)
     files[SCRAPE_FILE] = scrape_config(
         bundle.scrape_jobs, tuple(files), interval=interval, evaluation=evaluation, header=header
     )
     return files
+
+
+def _header(bundle: Bundle) -> str:
+    return f"Made by {GENERATOR} from the profile {bundle.name!r}. Change the profile, not this file."
 
 
 def as_written(bundle: Bundle) -> Bundle:
@@ -96,7 +103,7 @@ def _rule_note(rule: Rule) -> dict[str, Any]:
     if isinstance(rule, RecordingRule):
         note = {"signal": rule.signal, "part": rule.part, "unit": rule.unit, "help": rule.help}
     else:
-        note = {"signals": list(rule.signals)}
+        note = {"signals": list(rule.signals), "silences": list(rule.silences)}
     return {key: value for key, value in note.items() if value}
 
 

@@ -275,7 +275,13 @@ def test_the_bytes_depend_on_the_profile_alone(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["rules/recording.yaml", "rules/alerts.yaml", "dashboards/baseline.json", "runbooks/QueueStalled.md"],
+    [
+        "alertmanager.yml",
+        "rules/recording.yaml",
+        "rules/alerts.yaml",
+        "dashboards/baseline.json",
+        "runbooks/QueueStalled.md",
+    ],
 )
 def test_golden(golden, name):
     files, _ = profile_files(build(load_profile("baseline")))

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from monitorgen.build import build
 from monitorgen.errors import InputError, ToolMissing
+from monitorgen.profile import load_profile
 from monitorgen.prove import alertmanager as room
 from monitorgen.prove.alertmanager import (
     Alertmanager,
@@ -25,6 +27,7 @@ from monitorgen.prove.alertmanager import (
 from monitorgen.prove.processes import ProcessError, poll_until
 from monitorgen.prove.prometheus import Prometheus
 from monitorgen.prove.webhook import WebhookReceiver
+from monitorgen.targets.alertmanager import alertmanager_config
 
 CONFIG = """
 global: {resolve_timeout: 10m, smtp_smarthost: "mail:25", smtp_from: a@example.org}
@@ -173,6 +176,40 @@ def test_inhibition_holds_on_the_same_instance_only(alertmanager: Path, tmp_path
     assert (near.state, near.inhibited_by) == ("suppressed", (full.fingerprint,))
     assert held["NearlyFull", "b:2"].state == "active"
     assert told == {("Full", "a:1"), ("NearlyFull", "b:2")}
+
+
+def test_the_generated_routes_page_and_hold_back_as_they_say(alertmanager: Path, tmp_path: Path) -> None:
+    bundle = build(load_profile("optimized")).bundle
+    severities = {alert.alert: dict(alert.labels)["severity"] for alert in bundle.alerts}
+
+    def one(name: str, instance: str) -> PostedAlert:
+        target = {"job": "vllm", "instance": instance, "model_name": "a/b"}
+        return PostedAlert({"alertname": name, "severity": severities[name], **target}, {}, time.time())
+
+    def told(webhook: WebhookReceiver) -> set[tuple[str, str, str]]:
+        return {(one.name, one.labels["instance"], one.receiver) for one in webhook.deliveries()}
+
+    with WebhookReceiver() as webhook:
+        config = for_proof(alertmanager_config(bundle), webhook.url, 1e6)
+        with Alertmanager(config, workdir=tmp_path, binary=alertmanager) as server:
+            server.post([one("KVCacheCritical", "a:1"), one("TargetDown", "a:1")])
+            assert webhook.wait_for(lambda d: d.name == "KVCacheCritical", WAIT)
+            assert webhook.wait_for(lambda d: d.name == "TargetDown", WAIT)
+            soft = [one("KVCacheHigh", "a:1"), one("KVCacheHigh", "b:2"), one("TTFTHigh", "a:1")]
+            server.post([*soft, one("PrefixCacheCold", "a:1")])
+            for name in ("KVCacheHigh", "TTFTHigh", "PrefixCacheCold"):
+                assert webhook.wait_for(lambda d, name=name: d.name == name, WAIT)
+            suppressed = [alert for alert in server.alerts() if alert.state == "suppressed"]
+            assert [(alert.name, alert.labels["instance"]) for alert in suppressed] == [
+                ("KVCacheHigh", "a:1")
+            ]
+            assert told(webhook) == {
+                ("KVCacheCritical", "a:1", "page"),
+                ("TargetDown", "a:1", "page"),
+                ("KVCacheHigh", "b:2", "notify"),
+                ("TTFTHigh", "a:1", "notify"),
+                ("PrefixCacheCold", "a:1", "log"),
+            }
 
 
 def test_nothing_is_left_behind(one_alertmanager: Path, tmp_path: Path) -> None:

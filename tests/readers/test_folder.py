@@ -38,6 +38,7 @@ RECORD = RecordingRule("a:b:c", LONG, labels=(("k", "v"),), signal="s", part="p9
 ALERT = AlertRule(
     "Down", "up == 0", hold=90.0, labels=(("severity", "critical"),),
     annotations=(("summary", "é\n{{ x }}"),), signals=("up", "s"),
+    silences=("Slow",),
 )  # fmt: skip
 BUNDLE = Bundle(
     name="chat",
@@ -119,6 +120,7 @@ records = st.builds(
 alerts = st.builds(
     AlertRule, alert=names, expr=exprs, hold=seconds, labels=label_pairs, annotations=label_pairs,
     keep_firing_for=seconds, signals=st.lists(names, max_size=2).map(tuple),
+    silences=st.lists(names, max_size=2).map(tuple),
 )  # fmt: skip
 groups = st.builds(
     RuleGroup, name=texts.filter(bool), interval=seconds,
