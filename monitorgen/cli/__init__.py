@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("monitorgen.cli.report", "Put ledgers together; write them as a page, JUnit XML or JSON."),
     "catalog": ("monitorgen.cli.catalog", "What engines export: list, show, capture, drift."),
     "profile": ("monitorgen.cli.profile", "Profiles: list, show, new, schema."),
+    "kv-cache": ("monitorgen.cli.kv_cache", "How many tokens and requests fit into a GPU's KV cache."),
 }
 
 
@@ -38,7 +39,7 @@ class LazyGroup(click.Group):
         if cmd_name not in VERBS:
             return None
         module = import_module(VERBS[cmd_name][0])
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
