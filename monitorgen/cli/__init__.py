@@ -23,6 +23,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("monitorgen.cli.report", "Put ledgers together; write them as a page, JUnit XML or JSON."),
     "catalog": ("monitorgen.cli.catalog", "What engines export: list, show, capture, drift."),
     "profile": ("monitorgen.cli.profile", "Profiles: list, show, new, schema."),
+    "workload": ("monitorgen.cli.workload", "Bundled workloads that export live metrics: list, run."),
+    "bench": ("monitorgen.cli.bench", "Time the workloads: list-targets, run, compare."),
     "kv-cache": ("monitorgen.cli.kv_cache", "How many tokens and requests fit into a GPU's KV cache."),
 }
 
