@@ -127,7 +127,7 @@ def _agreement(outcomes: dict[str, Outcome]) -> dict[str, Any]:
 
 
 class _Progress:
-    """Writes a line for each iteration; a reader that has gone does not matter."""
+    """Writes a line for each iteration; a pipe that has gone does not matter."""
 
     def __init__(self, request: Request, arm: str) -> None:
         self.fd, self.arm, self.of = request.progress_fd, arm, request.warmup + request.iterations
@@ -135,7 +135,7 @@ class _Progress:
     def __call__(self, done: int) -> None:
         if self.fd >= 0:
             line = json.dumps({"arm": self.arm, "done": done, "of": self.of}) + "\n"
-            with suppress(BrokenPipeError):
+            with suppress(OSError):
                 os.write(self.fd, line.encode())
 
 

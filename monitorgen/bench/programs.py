@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-from monitorgen.bench.targets import Target, all_targets, find
+from monitorgen.bench.targets import Target, find
 from monitorgen.errors import InputError, ToolMissing
+from monitorgen.kernels.workload import UsageError
 
 EXTRAS = {"torch": "workloads", "vllm": "vllm", "transformers": "workloads", "safetensors": "workloads"}
 
@@ -26,12 +27,14 @@ def module_of(name: str, arm: str | None, targets: Sequence[Target]) -> str:
     return target.arms[arms[0]]
 
 
-def run_program(name: str, arm: str | None, flags: Sequence[str]) -> int:
+def run_program(name: str, arm: str | None, flags: Sequence[str], targets: Sequence[Target]) -> int:
     """Run an arm's command with its flags; its exit code. ToolMissing when an extra is not installed."""
-    module = module_of(name, arm, all_targets())
+    module = module_of(name, arm, targets)
     try:
         program = importlib.import_module(module)
         code: int = program.main(list(flags))
+    except UsageError as error:
+        raise InputError(str(error)) from None
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in EXTRAS:

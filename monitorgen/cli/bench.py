@@ -72,7 +72,7 @@ def list_targets(group: str | None) -> None:
     type=click.Choice(["json", "markdown", "both"]),
     default="markdown",
     show_default=True,
-    help="Which report is written: report.json, which is printed too, or report.md. Otherwise a table is printed.",
+    help="Which report is written: report.json, which is then printed, or report.md.",
 )
 @click.option(
     "--target-extra-arg",

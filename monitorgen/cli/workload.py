@@ -34,5 +34,6 @@ def run(name: str, arm: str | None, flags: tuple[str, ...]) -> None:
     monitorgen workload run vllm_decode_graphs --arm baseline --help
     """
     from monitorgen.bench.programs import run_program
+    from monitorgen.bench.targets import all_targets
 
-    raise SystemExit(run_program(name, arm, list(flags)))
+    raise SystemExit(run_program(name, arm, list(flags), all_targets()))
