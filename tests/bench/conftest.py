@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,23 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.syspath_prepend(str(HERE))
     monkeypatch.syspath_prepend(str(modules))
+
+
+@pytest.fixture
+def ends() -> Callable[[int], bool]:
+    """Whether a process that is none of ours has ended, or does within ten seconds."""
+
+    def wait(pid: int) -> bool:
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return True
+        try:
+            return bool(select.select([fd], [], [], 10)[0])
+        finally:
+            os.close(fd)
+
+    return wait
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from monitorgen.bench.artifacts import make_folder, write
+from monitorgen.bench.progress import watching
 from monitorgen.bench.report import against, markdown, rows
 from monitorgen.bench.result import read_run
 from monitorgen.bench.runner import Settings, run_target
@@ -100,7 +101,7 @@ def test_what_breaks_is_told_and_leaves_the_others_alone(small, name):
     assert len(fine.arms["only"].samples_ms) == 5
 
 
-def test_one_that_hangs_is_ended_with_all_it_started(small):
+def test_one_that_hangs_is_ended_with_all_it_started(small, ends):
     text = """
 import subprocess, time
 def prepare(flags):
@@ -110,8 +111,7 @@ def prepare(flags):
 """
     ran = run_target(chosen(small(only=text)), Settings(iterations=1, timeout=2.0), Path("out"))
     assert "more than 2 s" in ran.result.error["text"]
-    state = Path(f"/proc/{Path('pid').read_text()}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    assert ends(int(Path("pid").read_text()))
 
 
 def test_what_it_prints_goes_to_the_log_and_progress_does_not(small):
@@ -161,3 +161,16 @@ def test_nothing_is_left_open(small):
     run_target(chosen(small(only="")), QUICK, Path("out"))
     run_target(chosen(small("dead", only="os._exit(1)")), QUICK, Path("out"))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_bars_and_lines_of_progress(small, monkeypatch, capsys):
+    one = chosen(small(only=""))
+    for watched, says in [(True, "small only"), (False, "small only: 3 iterations")]:
+        monkeypatch.setattr("sys.stderr.isatty", lambda watched=watched: watched)
+        with watching() as progress:
+            tell = progress(one)
+            for done in (1, 2, 3):
+                tell("only", done, 3)
+        said = capsys.readouterr().err
+        assert says in said
+        assert ("3/3" in said) == watched
