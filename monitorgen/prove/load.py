@@ -6,24 +6,19 @@ or not earlier ones were answered: like users, and unlike clients that wait. Onl
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import ipaddress
-import json
 import random
 import statistics
 import threading
 import time
-import urllib.parse
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from monitorgen.errors import InputError
+from monitorgen.prove.client import Arrival, Kind, Outcome, Wires, loopback_address, send
 
-Kind: TypeAlias = Literal["completion", "chat", "disconnect", "bad_request", "unknown_model"]
+__all__ = ["Arrival", "LoadPlan", "LoadReport", "Outcome", "loopback_address", "run_load", "send"]
 WORDS = (
     "the",
     "queue",
@@ -39,7 +34,6 @@ WORDS = (
     "is",
     "free",
 )
-DISCONNECT_AFTER = 3  # chunks that a client reads before it hangs up
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +43,9 @@ class LoadPlan:
     Of the requests, `chat_share` go to the chat endpoint, `disconnect_share` hang up early and
     `invalid_share` are refused by the server (half with HTTP 400, half with 404). A burst of `burst_size`
     requests comes at once every `burst_every` seconds. Requests beyond `max_in_flight` are counted as
-    dropped, not queued here.
+    dropped, not queued here: so a high rate keeps that many in flight, however fast the server is.
+    With `ignore_eos` every answer has its full length. What is unanswered `drain` seconds after the end is
+    cut off.
     """
 
     seconds: float = 120.0
@@ -63,9 +59,13 @@ class LoadPlan:
     chat_share: float = 0.3
     disconnect_share: float = 0.05
     invalid_share: float = 0.06
+    temperature: float = 0.0
+    chat_temperature: float = 0.7
+    ignore_eos: bool = False
     max_in_flight: int = 32
     max_requests: int = 5000
     request_timeout: float = 60.0
+    drain: float = 60.0
     model: str = "tiny"
     seed: int = 7
 
@@ -102,47 +102,8 @@ class LoadPlan:
             prefix = _text(random.Random(self.seed), self.shared_prefix_tokens)
             prompt = (prefix + prompt)[: max(length, self.shared_prefix_tokens + 8)]
         tokens = max(self.max_tokens) if kind == "disconnect" else dice.choice(self.max_tokens)
-        return Arrival(at, kind, prompt, tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """One request to send: `at` seconds after the start."""
-
-    at: float
-    kind: Kind
-    prompt: str
-    max_tokens: int
-
-    def message(self, model: str) -> tuple[str, Mapping[str, object]]:
-        """The path and the JSON body."""
-        body: dict[str, object] = {"model": model, "max_tokens": self.max_tokens, "stream": True}
-        if self.kind == "chat":
-            turns = [{"role": "user", "content": self.prompt}]
-            return "/v1/chat/completions", {**body, "messages": turns, "temperature": 0.7}
-        body |= {"prompt": self.prompt, "temperature": 0.0}
-        if self.kind == "bad_request":
-            body["max_tokens"] = -1
-        if self.kind == "unknown_model":
-            body["model"] = f"{model}-that-is-not-here"
-        if self.kind == "disconnect":
-            body["ignore_eos"] = True
-        return "/v1/completions", body
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one request. Times are seconds from sending; `ttft` is None where no token came.
-
-    `status` is the HTTP status, 0 where there was no answer; `error` then says why.
-    """
-
-    kind: Kind
-    status: int
-    ttft: float | None
-    total: float
-    chunks: int
-    error: str = ""
+        temperature = self.chat_temperature if kind == "chat" else self.temperature
+        return Arrival(at, kind, prompt, tokens, temperature, self.ignore_eos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,71 +157,44 @@ def run_load(
 ) -> LoadReport:
     """Send the plan's requests to a server on loopback and wait for their answers.
 
-    `progress` is told the seconds that have passed. `stop` ends the sending early.
+    `progress` is told the seconds that have passed. `stop` ends it all within a second: what is not answered
+    by then is cut off, like what is still unanswered `drain` seconds after the plan's end.
     Raises `InputError` for an address that is not loopback.
     """
     address = loopback_address(url)
     halt = stop or threading.Event()
     gate = threading.BoundedSemaphore(plan.max_in_flight)
     futures: list[Future[Outcome]] = []
+    wires = Wires()
     dropped = 0
     start = time.monotonic()
     with ThreadPoolExecutor(plan.max_in_flight, thread_name_prefix="load") as pool:
-        for arrival in plan.arrivals():
-            if halt.wait(max(0.0, start + arrival.at - time.monotonic())):
-                break
-            if progress:
-                progress(time.monotonic() - start)
-            if not gate.acquire(blocking=False):
-                dropped += 1
-                continue
-            future = pool.submit(send, address, arrival, plan.model, plan.request_timeout)
-            future.add_done_callback(lambda _: gate.release())
-            futures.append(future)
-        halt.wait(max(0.0, start + plan.seconds - time.monotonic()))
-        outcomes = tuple(future.result() for future in as_completed(futures))
+        try:
+            for arrival in plan.arrivals():
+                if halt.wait(max(0.0, start + arrival.at - time.monotonic())):
+                    break
+                if progress:
+                    progress(time.monotonic() - start)
+                if not gate.acquire(blocking=False):
+                    dropped += 1
+                    continue
+                future = pool.submit(send, address, arrival, plan.model, plan.request_timeout, wires)
+                future.add_done_callback(lambda _: gate.release())
+                futures.append(future)
+            halt.wait(max(0.0, start + plan.seconds - time.monotonic()))
+            _await_all(futures, plan.drain, halt)
+        finally:  # whatever ended the load, nobody waits for answers any more
+            wires.cut()
+    outcomes = tuple(future.result() for future in futures)
     return LoadReport(outcomes, dropped, time.monotonic() - start)
 
 
-def send(address: tuple[str, int], arrival: Arrival, model: str, timeout: float) -> Outcome:
-    """Send one request and read its stream; never raises for what the server or the network does."""
-    path, body = arrival.message(model)
-    connection = http.client.HTTPConnection(*address, timeout=timeout)
-    start = time.monotonic()
-    status, first, chunks = 0, None, 0
-    try:
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        status = answer.status
-        for line in answer:
-            if not line.startswith(b"data: {"):
-                continue
-            chunks += 1
-            first = first if first is not None else time.monotonic() - start
-            if arrival.kind == "disconnect" and chunks >= DISCONNECT_AFTER:
-                break
-            if time.monotonic() - start > timeout:
-                raise TimeoutError(f"still streaming after {timeout:.0f} s")
-    except (OSError, http.client.HTTPException) as error:
-        return Outcome(arrival.kind, status, first, time.monotonic() - start, chunks, f"{error!r}")
-    finally:
-        with contextlib.suppress(OSError):
-            connection.close()
-    return Outcome(arrival.kind, status, first, time.monotonic() - start, chunks)
-
-
-def loopback_address(url: str) -> tuple[str, int]:
-    """Host and port of a URL; raises `InputError` unless it is an address of this machine's loopback."""
-    parts = urllib.parse.urlsplit(url)
-    host = "127.0.0.1" if parts.hostname == "localhost" else (parts.hostname or "")
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-        port = parts.port
-    except ValueError:
-        loopback, port = False, None
-    if not loopback or port is None or parts.scheme != "http":
-        raise InputError(f"load goes to loopback only, not to {url!r}", hint="use http://127.0.0.1:PORT")
-    return host, port
+def _await_all(futures: Sequence[Future[Outcome]], seconds: float, halt: threading.Event) -> None:
+    """Wait until all requests are answered, `seconds` have passed, or the load is halted."""
+    deadline = time.monotonic() + seconds
+    pending = set(futures)
+    while pending and not halt.is_set() and time.monotonic() < deadline:
+        _, pending = wait(pending, timeout=0.1)
 
 
 def _text(dice: random.Random, length: int) -> str:

@@ -74,6 +74,10 @@ class Child:
         """Whether the child itself (not only something that it started) still runs."""
         return self.process.poll() is None
 
+    def members(self) -> tuple[int, ...]:
+        """The child and all processes that it started and that are still there (Linux only; else empty)."""
+        return tuple(sorted({*_marked(self.mark), *_grouped(self.process.pid)}))
+
     def tail(self, lines: int = 5) -> str:
         """The child's last lines, without empty ones."""
         with contextlib.suppress(OSError):
@@ -167,6 +171,17 @@ def _marked(mark: str) -> tuple[int, ...]:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return tuple(found)
+
+
+def _grouped(group: int) -> tuple[int, ...]:
+    """The processes of a group (Linux only): also those that wrote a title over their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            after_name = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+            if int(after_name.split()[2]) == group:
                 found.append(int(folder.name))
     return tuple(found)
 

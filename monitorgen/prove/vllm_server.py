@@ -37,9 +37,11 @@ _CONSEQUENCE = re.compile(r"Engine core initialization failed|Engine core proc .
 class VllmOptions:
     """How the server is started. Lengths are tokens; 0 leaves a setting to vLLM.
 
-    `ngram` is the number of speculative tokens of n-gram speculation (0: none). Few `gpu_blocks` with many
-    requests make queues and preemptions; `max_queued` makes the server reject requests. `model` is a folder
-    with a model; without it, the tiny Llama is made. `flags` are passed on as they are.
+    `ngram` is the number of speculative tokens of n-gram speculation (0: none), drafted from the last
+    `ngram_lookup` tokens, at least and at most. Few `gpu_blocks` with many requests make queues and
+    preemptions; `max_queued` is the number of unfinished requests, running ones included, beyond which the
+    server rejects. `dev_mode` adds vLLM's endpoints for its operator, like /pause, which aborts requests.
+    `model` is a folder with a model; without it, the tiny Llama is made. `flags` are passed on as they are.
     """
 
     model: Path | None = None
@@ -49,9 +51,11 @@ class VllmOptions:
     max_num_seqs: int = 0
     kv_cache_gib: int = 1
     ngram: int = 0
+    ngram_lookup: tuple[int, int] = (3, 3)
     gpu_blocks: int = 0
     max_queued: int = 0
     eager: bool = False
+    dev_mode: bool = False
     flags: tuple[str, ...] = ()
 
     def arguments(self, model: Path, port: int) -> tuple[str, ...]:
@@ -66,14 +70,17 @@ class VllmOptions:
         for flag, number in numbers.items():
             arguments += [flag, str(number)] if number else []
         if self.ngram:
-            speculation = {"method": "ngram", "num_speculative_tokens": self.ngram, "prompt_lookup_max": 3}
+            least, most = self.ngram_lookup
+            lookup = {"prompt_lookup_min": least, "prompt_lookup_max": most}
+            speculation = {"method": "ngram", "num_speculative_tokens": self.ngram, **lookup}
             arguments += ["--speculative-config", json.dumps(speculation)]
         arguments += ["--enforce-eager"] if self.eager else []
         return (*arguments, *self.flags)
 
     def environment(self, cache: Path) -> Mapping[str, str]:
         """The variables to add: nothing is fetched or reported, compiled code is kept in our own cache."""
-        return {
+        developer = {"VLLM_SERVER_DEV_MODE": "1"} if self.dev_mode else {}
+        return developer | {
             "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib),
             "VLLM_CACHE_ROOT": str(cache / "vllm"),
             "VLLM_NO_USAGE_STATS": "1",

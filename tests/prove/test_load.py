@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from monitorgen.errors import InputError
+from monitorgen.prove.client import CUT
 from monitorgen.prove.load import Arrival, LoadPlan, LoadReport, Outcome, loopback_address, run_load, send
 
+REJECTED = 77  # asks a server of our own to reject within the stream
 KINDS = {"completion", "chat", "disconnect", "bad_request", "unknown_model"}
 
 
@@ -82,14 +86,27 @@ class Model(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.end_headers()
-        try:
-            for _ in range(body["max_tokens"]):
-                self.wfile.write(b'data: {"choices": []}\n\n')
-                self.wfile.flush()
-            self.release.wait(5)
-            self.wfile.write(b"data: [DONE]\n\n")
-        except OSError:
-            return
+        with contextlib.suppress(OSError):
+            self.stream(body["max_tokens"], chat="messages" in body)
+
+    def stream(self, tokens: int, *, chat: bool) -> None:
+        """Two tokens a chunk, then why it ended, then how many there were: as vLLM writes it."""
+        if chat:
+            self.say(
+                '{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}'
+            )
+        if self.path.endswith("completions") and tokens == REJECTED:
+            return self.say('{"error":{"message":"too busy","code":503}}')
+        for left in range(tokens, 0, -1):
+            end = '"length"' if left == 1 else "null"
+            self.say(f'{{"choices":[{{"index":0,"text":"","finish_reason":{end}}}]}}')
+        self.release.wait(5)
+        self.say(f'{{"choices":[],"usage":{{"prompt_tokens":9,"completion_tokens":{2 * tokens}}}}}')
+        self.say("[DONE]")
+
+    def say(self, text: str) -> None:
+        self.wfile.write(f"data: {text}\n\n".encode())
+        self.wfile.flush()
 
     def log_message(self, *_: object) -> None:
         return
@@ -122,6 +139,12 @@ def test_every_kind_is_sent_as_planned_and_measured(model: tuple[str, type[Model
     assert all(o.ttft is not None and o.ttft <= o.total for o in report.outcomes if o.status == 200)
     assert 0 < report.ttft(0.5) <= report.ttft(0.99) < 5
     assert not report.errors
+    complete = [o for o in report.outcomes if o.kind in ("completion", "chat")]
+    assert all(o.complete and o.finish == "length" for o in complete)
+    assert all(o.generated_tokens == 2 * o.chunks and o.prompt_tokens == 9 for o in complete)
+    assert all(len(o.gaps) == o.chunks - 1 and len(o.tokens_at) == o.chunks for o in complete)
+    assert all(sum(o.gaps) + (o.ttft or 0) <= o.total for o in complete)
+    assert not any(o.complete for o in report.outcomes if o.kind == "disconnect")
     assert not [body for body in handler.seen if "seed" in body]  # it kills some CPU servers
     assert {body["path"] for body in handler.seen} == {"/v1/completions", "/v1/chat/completions"}
     assert "200" in str(report)
@@ -152,6 +175,44 @@ def test_a_load_can_be_stopped(model: tuple[str, type[Model]]) -> None:
     assert report.outcomes == ()
     assert report.seconds < 5
     assert math.isnan(report.ttft(0.5))
+
+
+def test_what_is_unanswered_after_the_drain_is_cut_off(model: tuple[str, type[Model]]) -> None:
+    url, _ = model
+    plan = LoadPlan(seconds=0.3, rate=30, burst_every=0, invalid_share=0, disconnect_share=0, drain=0.1)
+    report = run_load(url, plan)  # nobody lets the server finish
+    assert report.seconds < 3
+    assert report.outcomes
+    assert {(o.error, o.complete, o.status) for o in report.outcomes} == {(CUT, False, 200)}
+
+
+def test_a_load_that_fails_does_not_wait_for_its_answers(model: tuple[str, type[Model]]) -> None:
+    url, _ = model
+
+    def fail(seconds: float) -> None:
+        if seconds > 0.2:
+            raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_load(url, LoadPlan(seconds=60, rate=30, invalid_share=0), progress=fail)
+    assert time.monotonic() - start < 3
+
+
+def test_an_error_within_the_stream_is_no_token(model: tuple[str, type[Model]]) -> None:
+    url, handler = model
+    handler.release.set()
+    outcome = send(loopback_address(url), Arrival(0.0, "chat", "x", REJECTED), "tiny", 5.0)
+    assert (outcome.status, outcome.ttft, outcome.chunks, outcome.error) == (200, None, 0, "too busy")
+    assert not outcome.complete
+
+
+def test_a_request_says_how_random_and_how_long_it_is() -> None:
+    plan = LoadPlan(seconds=50, rate=5, temperature=0.9, chat_temperature=0.1, ignore_eos=True)
+    bodies = [arrival.message("m")[1] for arrival in plan.arrivals()]
+    assert {("messages" in body, body["temperature"]) for body in bodies} == {(True, 0.1), (False, 0.9)}
+    assert all(body["ignore_eos"] for body in bodies)
+    assert all(body["stream_options"] == {"include_usage": True} for body in bodies)
 
 
 def test_a_server_that_is_gone_is_an_outcome_not_an_exception() -> None:

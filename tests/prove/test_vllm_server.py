@@ -67,11 +67,20 @@ def test_plain_options_leave_the_rest_to_vllm() -> None:
 
 def test_every_option_reaches_vllm() -> None:
     options = VllmOptions(
-        ngram=3, gpu_blocks=24, max_queued=5, max_num_seqs=8, eager=True, flags=("--x", "1")
+        ngram=3,
+        ngram_lookup=(1, 4),
+        gpu_blocks=24,
+        max_queued=5,
+        max_num_seqs=8,
+        eager=True,
+        flags=("--x", "1"),
     )
     arguments = options.arguments(Path("/m"), 81)
     speculation = json.loads(value(arguments, "--speculative-config") or "")
-    assert speculation == {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+    assert speculation == {"method": "ngram", "num_speculative_tokens": 3} | {
+        "prompt_lookup_min": 1,
+        "prompt_lookup_max": 4,
+    }
     assert value(arguments, "--num-gpu-blocks-override") == "24"
     assert value(arguments, "--max-num-queued-reqs") == "5"
     assert value(arguments, "--max-num-seqs") == "8"
@@ -84,6 +93,8 @@ def test_nothing_is_fetched_or_reported(tmp_path: Path) -> None:
     assert environment["HF_HUB_OFFLINE"] == environment["VLLM_NO_USAGE_STATS"] == "1"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "2"
     assert Path(environment["VLLM_CACHE_ROOT"]).is_relative_to(tmp_path)
+    assert "VLLM_SERVER_DEV_MODE" not in environment
+    assert VllmOptions(dev_mode=True).environment(tmp_path)["VLLM_SERVER_DEV_MODE"] == "1"
 
 
 def test_the_interpreter_is_the_environments_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
