@@ -157,7 +157,7 @@ class AlertStage:
         deliveries = self._webhook.deliveries()
         for room in self._rooms:
             assert room.server is not None
-            room.server.child.check()
+            room.server.check()
             now = time.time()
             room.sightings.update(room.server.alerts(), deliveries, now)
             for course in room.courses:

@@ -37,10 +37,11 @@ def run_live(
     With `load`, that is called once the sources are up (it is to return after about `seconds`), and what
     then has no values gets `settle` seconds more. Without it, the answers are awaited for up to `seconds`,
     and families that nobody exports for `settle`.
-    Raises `MonitorgenError` if a source cannot be scraped or a rule file is refused.
+    A source that cannot be scraped, or goes away, is named in the report's `scrapes`; the others go on.
+    Raises `MonitorgenError` if no source can be scraped, a rule file is refused, or Prometheus dies.
     """
     with ValueStage(subject, sources, workdir=workdir, interval=interval, binary=binary) as stage:
-        stage.await_sources()
+        stage.await_sources(progress)
         progress(f"Prometheus {stage.server.version()} scrapes {', '.join(s.target for s in sources)}")
         if load is not None:
             load()

@@ -18,9 +18,10 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from monitorgen.errors import MonitorgenError, ToolMissing
+from monitorgen.prove.leaving import clean_exit, is_temporary, shielded, undone
+from monitorgen.prove.saved import cannot_write
 
 MARK = "MONITORGEN_CHILD"
 LOOPBACK = "127.0.0.1"
@@ -98,8 +99,7 @@ class Child:
         """Raise `ProcessError` with the child's own words if it has ended."""
         code = self.process.poll()
         if code is not None:
-            said = self.complaint() or "it said nothing"
-            raise ProcessError(f"{self.name} ended with code {code}: {said}", hint=f"log: {self.log}")
+            raise ProcessError(f"{self.name} {self._end(code)}", hint=self._where())
 
     def wait_until(self, condition: Callable[[], bool], *, timeout: float, what: str) -> float:
         """Wait until the condition holds; the seconds since the child's start.
@@ -115,7 +115,7 @@ class Child:
             said = self.tail(1)
             raise ProcessError(
                 f"{self.name}: {what} did not happen within {timeout:.0f} s; last words: {said or 'none'}",
-                hint=f"log: {self.log}",
+                hint=self._where(),
             )
         return time.monotonic() - self.started
 
@@ -135,6 +135,23 @@ class Child:
                 poll_until(self._gone, timeout=5.0, pause=self._pause_or_sleep)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(5.0)
+
+    def kill(self) -> None:
+        """End everything at once, without waiting for it."""
+        self._signal(signal.SIGKILL)
+
+    def _end(self, code: int) -> str:
+        """How the child ended, and what it said of it."""
+        said = self.complaint()
+        if code == -signal.SIGKILL:  # such a child had no time to say why
+            return "was killed (SIGKILL): by someone, or because memory ran out"
+        if code < 0:
+            return f"was ended by {signal.Signals(-code).name}: {said or 'it said nothing'}"
+        return f"ended with code {code}: {said or 'it said nothing'}"
+
+    def _where(self) -> str:
+        """Where to read more; nowhere if the log goes with its folder."""
+        return "" if is_temporary(self.log) else f"log: {self.log}"
 
     def _pause_or_sleep(self, seconds: float) -> None:
         if self.process.poll() is None:
@@ -187,24 +204,6 @@ def _grouped(group: int) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def _termination_unwinds() -> Iterator[None]:
-    """Make SIGTERM unwind the stack like Ctrl-C does, so that children are stopped; elsewhere a no-op."""
-
-    def unwind(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, unwind)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
 def child(
     argv: Sequence[str | Path],
     *,
@@ -220,25 +219,35 @@ def child(
     """
     mark = uuid.uuid4().hex
     environment = {**os.environ, **(env or {}), MARK: mark}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with _termination_unwinds():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(clean_exit())
+        with shielded():
+            process = _start([str(part) for part in argv], name, log, environment, cwd)
+            running = Child(name, process, log, mark)
+            stack.enter_context(undone(lambda: running.stop(grace), running.kill))
+        yield running
+
+
+def _start(
+    argv: Sequence[str], name: str, log: Path, env: Mapping[str, str], cwd: Path | None
+) -> subprocess.Popen[bytes]:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        sink = log.open("wb")
+    except OSError as error:
+        raise cannot_write(log, error) from error
+    with sink:
         try:
-            with log.open("wb") as sink:
-                process = subprocess.Popen(
-                    [str(part) for part in argv],
-                    stdin=subprocess.DEVNULL,
-                    stdout=sink,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    cwd=cwd,
-                    start_new_session=True,
-                )
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=env,
+                cwd=cwd,
+                start_new_session=True,
+            )
         except FileNotFoundError as error:
             raise ToolMissing(f"{name}: there is no program {argv[0]}") from error
         except OSError as error:
             raise ProcessError(f"{name}: {argv[0]} cannot be started: {error.strerror or error}") from error
-        running = Child(name, process, log, mark)
-        try:
-            yield running
-        finally:
-            running.stop(grace)

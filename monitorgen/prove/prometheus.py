@@ -1,208 +1,43 @@
-"""Prometheus as a source of truth: a typed client of its HTTP API, and a server for the time of a proof.
+"""A Prometheus of our own, for the time of a proof.
 
-The server listens on the loopback interface only, keeps its data in a folder that the caller gives, and runs
-with flags that 2.42, 2.53 and 3.5 share.
+It listens on the loopback interface only, keeps its data in a folder that the caller gives, and runs with
+flags that 2.42, 2.53 and 3.5 share.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
+import functools
 import os
+import re
 import shutil
-import urllib.error
-import urllib.parse
-import urllib.request
+import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
 
-from monitorgen.errors import InputError, MonitorgenError, ToolMissing
-from monitorgen.prove.processes import LOOPBACK, Child, child, free_port
+from monitorgen.errors import InputError, ToolMissing
+from monitorgen.prove.processes import LOOPBACK, Child, ProcessError, child, free_port
+from monitorgen.prove.prometheus_api import (
+    AlertState,
+    PrometheusClient,
+    PrometheusError,
+    RuleState,
+    Sample,
+    Series,
+    TargetState,
+    timestamp,
+)
+from monitorgen.prove.saved import DiskFullError, cannot_write
+
+__all__ = [
+    "AlertState", "Prometheus", "PrometheusClient", "PrometheusError", "RuleState", "Sample", "Series",
+    "TargetState", "find_prometheus", "release", "timestamp",
+]  # fmt: skip
 
 BINARY_VARIABLE = "MONITORGEN_PROMETHEUS"
-
-
-class PrometheusError(MonitorgenError):
-    """Prometheus could not be asked, or refused the question."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One value of one series; `time` in seconds since the epoch."""
-
-    labels: Mapping[str, str]
-    time: float
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """The points (seconds since the epoch, value) of one series over a range."""
-
-    labels: Mapping[str, str]
-    points: tuple[tuple[float, float], ...]
-
-    @property
-    def finite(self) -> tuple[tuple[float, float], ...]:
-        """The points that are numbers: neither NaN nor infinite."""
-        return tuple(point for point in self.points if math.isfinite(point[1]))
-
-
-@dataclass(frozen=True, slots=True)
-class RuleState:
-    """How a loaded rule fares: `health` is ok, err or unknown; `last` is 0 before the first evaluation."""
-
-    group: str
-    name: str
-    kind: Literal["recording", "alerting"]
-    query: str
-    health: str
-    error: str
-    state: str
-    last: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class AlertState:
-    """A pending or firing alert."""
-
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
-    state: str
-    active_at: float
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class TargetState:
-    """A scraped target: `health` is up, down or unknown."""
-
-    job: str
-    instance: str
-    url: str
-    health: str
-    error: str
-
-
-class PrometheusClient:
-    """Asks a Prometheus at a URL; answers are typed. Every failure is a `PrometheusError`."""
-
-    def __init__(self, url: str, timeout: float = 10.0) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise InputError(f"{url!r} is no Prometheus address", hint="write it like http://127.0.0.1:9090")
-        self.url = url.rstrip("/")
-        self.timeout = timeout
-        direct: dict[str, dict[str, str]] = {"proxies": {}} if _is_loopback(parts.hostname) else {}
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler(**direct))
-
-    def query(self, expr: str, time: float | None = None) -> tuple[Sample, ...]:
-        """The instant query's samples; a scalar is one sample without labels."""
-        data = self._api("query", {"query": expr, **({} if time is None else {"time": repr(time)})})
-        if data["resultType"] in ("scalar", "string"):
-            at, value = data["result"]
-            return (Sample({}, float(at), _number(value)),)
-        if data["resultType"] == "matrix":
-            raise PrometheusError(f"{expr} is a range, not an instant query")
-        rows = [row for row in data["result"] if "value" in row]
-        return tuple(Sample(row["metric"], float(row["value"][0]), _number(row["value"][1])) for row in rows)
-
-    def query_range(self, expr: str, start: float, end: float, step: float) -> tuple[Series, ...]:
-        """The range query's series, from `start` to `end` (seconds since the epoch) every `step` seconds."""
-        asked = {"query": expr, "start": repr(start), "end": repr(end), "step": repr(step)}
-        return tuple(
-            Series(row["metric"], tuple((float(at), _number(value)) for at, value in row.get("values", ())))
-            for row in self._api("query_range", asked)["result"]
-        )
-
-    def rules(self) -> tuple[RuleState, ...]:
-        """Every loaded rule, in the order of its groups."""
-        return tuple(
-            RuleState(
-                group=group["name"],
-                name=rule["name"],
-                kind=rule["type"],
-                query=rule["query"],
-                health=rule["health"],
-                error=rule.get("lastError", ""),
-                state=rule.get("state", ""),
-                last=timestamp(rule.get("lastEvaluation", "")),
-                seconds=float(rule.get("evaluationTime", 0.0)),
-            )
-            for group in self._api("rules")["groups"]
-            for rule in group["rules"]
-        )
-
-    def alerts(self) -> tuple[AlertState, ...]:
-        """The alerts that are pending or firing now."""
-        return tuple(
-            AlertState(
-                labels=alert["labels"],
-                annotations=alert["annotations"],
-                state=alert["state"],
-                active_at=timestamp(alert.get("activeAt", "")),
-                value=_number(alert["value"]),
-            )
-            for alert in self._api("alerts")["alerts"]
-        )
-
-    def targets(self) -> tuple[TargetState, ...]:
-        """The active targets."""
-        return tuple(
-            TargetState(
-                job=target["labels"].get("job", ""),
-                instance=target["labels"].get("instance", ""),
-                url=target["scrapeUrl"],
-                health=target["health"],
-                error=target.get("lastError", ""),
-            )
-            for target in self._api("targets", {"state": "active"})["activeTargets"]
-        )
-
-    def names(self) -> frozenset[str]:
-        """The names of all series that are stored."""
-        return frozenset(str(name) for name in self._api("label/__name__/values"))
-
-    def families(self) -> frozenset[str]:
-        """The names of all families that targets declare, also those without any series."""
-        return frozenset(str(name) for name in self._api("metadata"))
-
-    def version(self) -> str:
-        """The server's version, like `2.53.3`."""
-        return str(self._api("status/buildinfo")["version"]).partition("+")[0]
-
-    def ready(self) -> bool:
-        """Whether the server answers queries by now."""
-        with contextlib.suppress(PrometheusError):
-            self._get(f"{self.url}/-/ready")
-            return True
-        return False
-
-    def _api(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
-        asked = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
-        try:
-            answer = json.loads(self._get(f"{self.url}/api/v1/{path}{asked}"))
-            if answer["status"] == "success":
-                return answer["data"]
-            raise PrometheusError(f"Prometheus refuses {path}: {answer.get('error', 'no reason given')}")
-        except (ValueError, KeyError, TypeError) as error:
-            raise PrometheusError(f"{self.url} does not answer like a Prometheus: {error}") from error
-
-    def _get(self, url: str) -> bytes:
-        try:
-            with self._opener.open(url, timeout=self.timeout) as answer:
-                return bytes(answer.read())
-        except urllib.error.HTTPError as error:
-            raise PrometheusError(_refusal(error)) from error
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise PrometheusError(f"Prometheus at {self.url} does not answer: {reason}") from error
+PORTS_TRIED = 3
+VERSION_TIMEOUT = 10.0
 
 
 class Prometheus(PrometheusClient):
@@ -223,16 +58,20 @@ class Prometheus(PrometheusClient):
         flags: tuple[str, ...] = (),
         start_timeout: float = 30.0,
     ) -> None:
-        port = free_port()
-        super().__init__(f"http://{LOOPBACK}:{port}")
+        super().__init__(f"http://{LOOPBACK}:1")  # the port is chosen when it starts
         self.binary = binary or find_prometheus()
         self.workdir = workdir.absolute()
         self.tsdb = (tsdb or workdir / "tsdb").absolute()
         self._files = {"prometheus.yml": config, **(files or {})}
-        self._flags = (f"--web.listen-address={LOOPBACK}:{port}", *flags)
+        self._flags = flags
         self._timeout = start_timeout
         self._stack = contextlib.ExitStack()
         self._child: Child | None = None
+
+    @property
+    def config(self) -> Path:
+        """The prometheus.yml that it reads."""
+        return self.workdir / "prometheus.yml"
 
     @property
     def child(self) -> Child:
@@ -242,16 +81,28 @@ class Prometheus(PrometheusClient):
         return self._child
 
     def __enter__(self) -> Prometheus:
+        release(self.binary)
         for name, text in self._files.items():
-            path = self.workdir / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            self._write(self.workdir / name, text)
+        for attempt in range(PORTS_TRIED):
+            port = free_port()
+            self.url = f"http://{LOOPBACK}:{port}"
+            try:
+                self._start(port)
+                return self
+            except ProcessError as error:  # another program may have taken the port in the meantime
+                if "address already in use" not in error.message or attempt == PORTS_TRIED - 1:
+                    raise
+        raise AssertionError("the last attempt raises or returns")
+
+    def _start(self, port: int) -> None:
         argv: list[str | Path] = [
             self.binary,
-            f"--config.file={self.workdir / 'prometheus.yml'}",
+            f"--config.file={self.config}",
             f"--storage.tsdb.path={self.tsdb}",
             "--storage.tsdb.retention.time=10y",  # synthetic blocks may lie far back
             "--log.level=warn",
+            f"--web.listen-address={LOOPBACK}:{port}",
             *self._flags,
         ]
         with contextlib.ExitStack() as stack:
@@ -259,7 +110,40 @@ class Prometheus(PrometheusClient):
             started = stack.enter_context(child(argv, name="prometheus", log=log, cwd=self.workdir))
             started.wait_until(self.ready, timeout=self._timeout, what="getting ready")
             self._child, self._stack = started, stack.pop_all()
-        return self
+
+    def ready(self) -> bool:
+        """Whether our own server answers by now, and not another one that took its port."""
+        with contextlib.suppress(PrometheusError):
+            return super().ready() and self.api("status/flags")["config.file"] == str(self.config)
+        return False
+
+    def check(self) -> None:
+        """Raise if the server has died, or cannot keep what it scrapes because the disk is full."""
+        self.child.check()
+        log = self.child.tail(200)
+        if "no space left on device" in log or "file too large" in log:
+            raise DiskFullError(
+                f"Prometheus cannot write its data: no space is left in {self.tsdb.parent}",
+                hint="TMPDIR names another place",
+            )
+
+    def _write(self, path: Path, text: str) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise cannot_write(path, error, hint="TMPDIR names another place") from error
+
+    def _get(self, url: str) -> bytes:
+        try:
+            return super()._get(url)
+        except PrometheusError as error:
+            unheard = getattr(error.__cause__, "status", None) == 0
+            if unheard and self._child is not None:  # if it is dying, its own words say why
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._child.process.wait(0.5)
+                self._child.check()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -279,31 +163,27 @@ def find_prometheus() -> Path:
     return Path(found)
 
 
-def _is_loopback(host: str | None) -> bool:
-    """Whether a proxy from the environment must be left out of the way."""
-    return host in (LOOPBACK, "localhost", "::1")
-
-
-def _refusal(error: urllib.error.HTTPError) -> str:
-    """Prometheus' own words for a refused question, else the HTTP status."""
+@functools.lru_cache(maxsize=16)
+def release(binary: Path) -> tuple[int, ...]:
+    """The version of a Prometheus program, such as (2, 53, 3). Raises `InputError` for another program."""
     try:
-        said = str(json.loads(error.read())["error"])
-    except (ValueError, KeyError, TypeError, OSError):
-        said = f"HTTP {error.code}"
-    return f"Prometheus refuses: {said}"
-
-
-def _number(text: str) -> float:
-    """A sample value; Prometheus writes NaN, +Inf and -Inf as Python reads them."""
-    return float(text)
-
-
-def timestamp(text: str) -> float:
-    """An RFC 3339 time in seconds since the epoch; 0 for Go's zero time and for nothing."""
-    if not text or text.startswith("0001-"):
-        return 0.0
-    moment, _, rest = text.replace("Z", "+00:00").partition(".")
-    if rest:  # Go writes nanoseconds, Python reads microseconds
-        digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
-        moment += f".{digits[:6]:0<6}{rest[len(digits) :]}"
-    return datetime.fromisoformat(moment).timestamp()
+        done = subprocess.run(
+            [binary, "--version"],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=VERSION_TIMEOUT,
+            check=False,
+        )
+        said = (done.stdout + done.stderr).decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        said = f"nothing within {VERSION_TIMEOUT:g} s"
+    except OSError as error:
+        raise InputError(f"{binary} cannot be run: {error.strerror or error}") from error
+    found = re.match(r"prometheus, version (\d+)\.(\d+)\.(\d+)", said)
+    if not found:
+        first = next(iter(said.split("\n")), "").strip()[:80]
+        raise InputError(
+            f"{binary} is not Prometheus: asked for its version it says {first!r}",
+            hint=f"--prometheus-bin or {BINARY_VARIABLE} name the right one",
+        )
+    return tuple(map(int, found.groups()))

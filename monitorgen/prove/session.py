@@ -6,7 +6,7 @@ unwinds everything: no process and no folder stays behind.
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +21,10 @@ from monitorgen.errors import InputError
 from monitorgen.prove.alert_stage import AlertStage
 from monitorgen.prove.asking import LiveResult
 from monitorgen.prove.drive import Drive
+from monitorgen.prove.leaving import workfolder
 from monitorgen.prove.ledger import KINDS, Ledger, Proof
-from monitorgen.prove.processes import poll_until
+from monitorgen.prove.processes import ProcessError, poll_until
+from monitorgen.prove.prometheus import PrometheusError
 from monitorgen.prove.questions import Subject, subject_of_folder
 from monitorgen.prove.replay import Replay, ReplayServer
 from monitorgen.prove.sources import Source
@@ -98,7 +100,7 @@ def prove_live(
     """
     bundle = bundle or built.bundle
     with ExitStack() as stack:
-        workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="monitorgen-")))
+        workdir = stack.enter_context(workfolder())
         sources = list(options.sources)
         if options.replay:
             sources += _replays(built, stack)
@@ -117,14 +119,14 @@ def prove_live(
             ValueStage(subject, sources, workdir=workdir / "values", binary=options.binary)
         )
         alerts = _alert_stage(built, bundle, options, workdir, real, stack)
-        values.await_sources()
+        values.await_sources(progress)
         progress(f"Prometheus {values.server.version()} scrapes {', '.join(s.url for s in sources)}")
         ledger.run.update(_run_facts(values, options))
         drive = stack.enter_context(Drive(server, progress=progress)) if server else None
         try:
             _watch(values, alerts, drive, options, progress)
         finally:
-            report = values.report() if values.server.child.alive else _lost(values)
+            report = _report(values)
             add_values(ledger, report, built)
             add_alerts(ledger, alerts, built)
             save(ledger)
@@ -242,8 +244,11 @@ def _watch(
     values.ask_again()
 
 
-def _lost(values: ValueStage) -> LiveReport:
-    """What is left to say of a Prometheus that died: the answers that it gave before."""
+def _report(values: ValueStage) -> LiveReport:
+    """What came of it; of a Prometheus that died, the answers that it gave before."""
+    with contextlib.suppress(ProcessError, PrometheusError):
+        if values.server.child.alive:
+            return values.report()
     return LiveReport(values.results, values.sources, "that died", time.time() - values.began)
 
 
@@ -267,17 +272,17 @@ def add_values(ledger: Ledger, report: LiveReport, built: Built) -> None:
             ledger.unproven(result.item, "live", result.reason)
         else:
             ledger.add(proofs_of(result, report.prometheus))
-    down = dict(report.down)
     for job in built.bundle.scrape_jobs:
         sources = [source for source in report.sources if source.job == job.job]
-        for source in sources:
-            holds, said = source.url not in down, down.get(source.url, "the last scrape succeeded")
-            where = f"Prometheus {report.prometheus}"
-            ledger.add(
-                [Proof(job.id, "live", "is scraped", holds, where, source.url, said, kind=source.kind)]
-            )
+        fared = [one for one in report.scrapes if one.source in sources]
+        where = f"Prometheus {report.prometheus}"
+        for one in fared:
+            url, kind = one.source.url, one.source.kind
+            ledger.add([Proof(job.id, "live", "is scraped", one.ok, where, url, str(one), kind=kind)])
         if not sources:
             ledger.unproven(job.id, "live", f"no {job.engine} was there to scrape")
+        elif not fared:
+            ledger.unproven(job.id, "live", "Prometheus died before its scrapes could be counted")
 
 
 def add_alerts(ledger: Ledger, stage: AlertStage | None, built: Built) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from monitorgen.bundle import Bundle, RuleGroup
 from monitorgen.promql import parse_duration
 from monitorgen.prove.focus import Rules, focused
+from monitorgen.prove.leaving import workfolder
 from monitorgen.prove.ledger import Ledger, Proof
 from monitorgen.prove.promtool import Answer, Promtool
 from monitorgen.prove.scenarios import TestPlan, bound
@@ -51,9 +51,9 @@ def simulate(
             )
         return
     rules = Rules(bundle)
-    with tempfile.TemporaryDirectory(prefix="monitorgen-") as name:
+    with workfolder() as folder:
         batches = [
-            (batch, _write(Path(name), number, batch, rules)) for number, batch in enumerate(_batches(ready))
+            (batch, _write(folder, number, batch, rules)) for number, batch in enumerate(_batches(ready))
         ]
         _run(batches, tools, ledger, progress)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from monitorgen.bundle import Bundle
 from monitorgen.catalog import Catalog
 from monitorgen.checks import Context, Finding, all_checks, run
+from monitorgen.prove.leaving import workfolder
 from monitorgen.prove.ledger import Ledger, Proof
 from monitorgen.prove.promtool import Promtool
 from monitorgen.targets.files import SCRAPE_FILE, prometheus_files
@@ -73,8 +72,7 @@ class Complaints:
 
 def ask_promtools(bundle: Bundle, promtools: Iterable[Promtool]) -> list[Complaints]:
     """`promtool check rules` and `check config`, every lint fatal, asked of several at a time."""
-    with tempfile.TemporaryDirectory(prefix="monitorgen-") as name:
-        folder = Path(name)
+    with workfolder() as folder:
         files = prometheus_files(bundle)
         for file, text in files.items():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,10 +12,11 @@ from types import TracebackType
 import yaml
 
 from monitorgen.bundle import Pairs
-from monitorgen.errors import InputError, MonitorgenError
+from monitorgen.errors import InputError
 from monitorgen.prove.asking import STATUSES, Kinds, LiveResult, Status, ask
-from monitorgen.prove.prometheus import Prometheus, PrometheusError, TargetState
+from monitorgen.prove.prometheus import Prometheus, find_prometheus, release
 from monitorgen.prove.questions import Question, Subject
+from monitorgen.prove.scrapes import Scrapes, await_targets, look_back
 from monitorgen.prove.sources import Source, scrape_config
 
 
@@ -24,7 +25,7 @@ class LiveReport:
     """All results of one run, and what they were asked of.
 
     `alerts` holds each alert's name and state at the end, `errors` the rules that Prometheus could not
-    evaluate, `down` the sources whose last scrape failed, with the reason.
+    evaluate, `scrapes` how each source fared.
     """
 
     results: tuple[LiveResult, ...]
@@ -33,7 +34,7 @@ class LiveReport:
     seconds: float
     alerts: Pairs = ()
     errors: tuple[str, ...] = ()
-    down: Pairs = ()
+    scrapes: tuple[Scrapes, ...] = ()
 
     def of(self, status: Status) -> tuple[LiveResult, ...]:
         """The results with a status."""
@@ -41,8 +42,13 @@ class LiveReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed; what is unproven has its reason."""
-        return not self.errors and not self.of("failed")
+        """Whether nothing failed and every source was there; what is unproven has its reason."""
+        return not self.errors and not self.of("failed") and not self.down
+
+    @property
+    def down(self) -> tuple[Scrapes, ...]:
+        """The sources that were not there, or not always."""
+        return tuple(one for one in self.scrapes if not one.ok)
 
     def table(self) -> str:
         """A line for each query: status, value, series, item, and the reason where there is no value."""
@@ -55,6 +61,7 @@ class LiveReport:
                 f"{'status':8} {'last value':>12} {'n':>4}  item",
                 *map(str, self.results),
                 *broken,
+                *(f"{'down':8} {'-':>12} {0:4d}  {one}" for one in self.down),
                 f"{counts}; Prometheus {self.prometheus}, {self.seconds:.0f} s of {where}",
                 f"alerts at the end: {', '.join(states) or 'none pending or firing'}",
             ]
@@ -65,7 +72,7 @@ class ValueStage:
     """Asks every question of a subject inside the `with` block, again and again until it has an answer.
 
     `poll` asks what is not proven yet and says whether all is; `results` are the latest answers.
-    Entering raises `InputError` without a source; `await_sources` raises if one cannot be scraped.
+    Entering raises `InputError` without a source; `await_sources` raises if none can be scraped.
     """
 
     def __init__(
@@ -81,8 +88,10 @@ class ValueStage:
             raise InputError("a live proof needs a server to scrape")
         self.subject, self.sources, self.interval = subject, tuple(sources), interval
         rules = {name: at_scrape_pace(text) for name, text in subject.rule_files.items()}
-        config = scrape_config(sources, interval, tuple(rules))
-        self.server = Prometheus(config, workdir=workdir, files=rules, binary=binary)
+        program = binary or find_prometheus()
+        fallback = release(program) >= (3,)
+        config = scrape_config(sources, interval, tuple(rules), fallback=fallback)
+        self.server = Prometheus(config, workdir=workdir, files=rules, binary=program)
         self.began = time.time()
         self.kinds = Kinds(
             {dict(source.labels).get("instance", source.target): source.kind for source in sources},
@@ -109,7 +118,7 @@ class ValueStage:
 
     def poll(self) -> bool:
         """Ask once what is not proven yet; whether nothing is left to ask."""
-        self.server.child.check()
+        self.server.check()
         open_questions = [q for q in self.subject.questions if q not in self._proven]
         answers = ask(
             self.server,
@@ -128,24 +137,12 @@ class ValueStage:
         self._proven.clear()
         self.poll()
 
-    def await_sources(self) -> None:
-        """Wait until every source was scraped once; raise with the first one's error otherwise."""
+    def await_sources(self, progress: Callable[[str], None] = lambda _: None) -> None:
+        """Wait until every source was scraped once; `progress` is told which ones cannot be.
 
-        def all_up() -> bool:
-            states = self.server.targets()
-            return len(states) == len(self.sources) and all(state.health == "up" for state in states)
-
-        try:
-            self.server.child.wait_until(all_up, timeout=20 + 3 * self.interval, what="scraping every source")
-        except MonitorgenError as error:
-            down = next(iter(self.down()), None)
-            if down is None:
-                raise
-            raise PrometheusError(f"{down.url} cannot be scraped: {down.error or down.health}") from error
-
-    def down(self) -> tuple[TargetState, ...]:
-        """The sources whose last scrape did not succeed."""
-        return tuple(state for state in self.server.targets() if state.health != "up")
+        Raises `PrometheusError` if none can.
+        """
+        await_targets(self.server, self.sources, self.interval, progress)
 
     def report(self) -> LiveReport:
         """What came of it so far."""
@@ -157,7 +154,7 @@ class ValueStage:
             seconds=time.time() - self.began,
             alerts=tuple((rule.name, rule.state) for rule in rules if rule.kind == "alerting"),
             errors=tuple(f"{rule.name}: {rule.error}" for rule in rules if rule.health == "err"),
-            down=tuple((state.url, state.error or state.health) for state in self.down()),
+            scrapes=look_back(self.server, self.sources, time.time() - self.began, self.interval),
         )
 
     def __enter__(self) -> ValueStage:

@@ -124,9 +124,7 @@ def _handler(server: FaultServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-@pytest.fixture
-def serve() -> Iterator[Callable[..., FaultServer]]:
-    """Starts servers that end with the test: `serve(fault, tls="server", wants_client=True)`."""
+def serving() -> Iterator[Callable[..., FaultServer]]:
     servers: list[FaultServer] = []
 
     def start(fault: Fault, tls: str = "", *, wants_client: bool = False) -> FaultServer:
@@ -139,6 +137,18 @@ def serve() -> Iterator[Callable[..., FaultServer]]:
 
 
 @pytest.fixture
+def serve() -> Iterator[Callable[..., FaultServer]]:
+    """Starts servers that end with the test: `serve(fault, tls="server", wants_client=True)`."""
+    yield from serving()
+
+
+@pytest.fixture(scope="module")
+def serve_all() -> Iterator[Callable[..., FaultServer]]:
+    """Starts servers that end with the module."""
+    yield from serving()
+
+
+@pytest.fixture(scope="session")
 def tls() -> Path:
     """The folder of certificates for tests."""
     return TLS
