@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
+import signal
 import sys
 from importlib import import_module
 
@@ -96,9 +98,13 @@ def main() -> None:
     # Runs are short and keep nearly all they make: looking for cyclic garbage only takes time.
     gc.disable()
     try:
-        code = cli.main(standalone_mode=False)
+        try:
+            code = cli.main(standalone_mode=False)
+        finally:
+            sys.stdout.flush()  # here a full disk is still an error that can be told
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # we are leaving already
         click.echo("interrupted", err=True)
         sys.exit(130)
     except click.ClickException as error:
@@ -108,6 +114,12 @@ def main() -> None:
         # The reader (head, less) has gone; that is no error of ours.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in its buffer
+        click.echo(f"error: cannot write all of the output: {error.strerror}", err=True)
+        sys.exit(1)
     except Exception as error:
         from monitorgen.errors import MonitorgenError
 

@@ -97,6 +97,7 @@ def prove(
     from monitorgen.build import build
     from monitorgen.profile import load_profile
     from monitorgen.prove.check import profile_of
+    from monitorgen.prove.leaving import clean_exit
     from monitorgen.prove.preflight import preflight_all
     from monitorgen.prove.report_live import print_proven, say
     from monitorgen.prove.run import prove_profile
@@ -104,6 +105,7 @@ def prove(
     from monitorgen.prove.session import Options, vllm_options
     from monitorgen.prove.workload import workload_python
 
+    click.get_current_context().with_resource(clean_exit())
     name = profile or (profile_of(bundle) if bundle else "optimized")
     loaded = load_profile(name, config=config, sets=sets)
     built = build(loaded)

@@ -25,7 +25,9 @@ from monitorgen.prove.saved import cannot_write
 
 MARK = "MONITORGEN_CHILD"
 LOOPBACK = "127.0.0.1"
-_ERROR_LINE = re.compile(r"\b(\w*(?:Error|Exception)\b:|error[:=]|level=error|fatal\b)", re.IGNORECASE)
+_ERROR_LINE = re.compile(
+    r"\b(\w*(?:Error|Exception)\b:|error[:=]|level=error|fatal\b)|^(panic|SIG[A-Z]+): ", re.IGNORECASE
+)
 _LOGFMT_ERROR = re.compile(r'\berr=(?:"((?:[^"\\]|\\.)*)"|(\S+))')  # what Go programs say in a log line
 
 
@@ -88,12 +90,12 @@ class Child:
 
     def complaint(self) -> str:
         """What the child itself said went wrong: the line that names an error, else its last lines."""
-        lines = self.tail(200).splitlines()
+        lines = self.tail(5000).splitlines()  # a crash of Go ends in a long dump
         errors = [line.strip() for line in lines if _ERROR_LINE.search(line)]
         named = [found[1] or found[2] for line in errors if (found := _LOGFMT_ERROR.search(line))]
         if named:  # Go: the first names the cause, later ones say what was given up for it
             return named[0].replace("\\n", " ").replace('\\"', '"')
-        return errors[-1] if errors else "\n".join(lines[-3:])
+        return errors[-1] if errors else "; ".join(lines[-3:])
 
     def check(self) -> None:
         """Raise `ProcessError` with the child's own words if it has ended."""

@@ -37,7 +37,8 @@ __all__ = [
 
 BINARY_VARIABLE = "MONITORGEN_PROMETHEUS"
 PORTS_TRIED = 3
-VERSION_TIMEOUT = 10.0
+VERSION_TIMEOUT = 20.0
+LEAST_ROOM = 1 << 16  # bytes; the log grows in steps smaller than that
 
 
 class Prometheus(PrometheusClient):
@@ -108,7 +109,11 @@ class Prometheus(PrometheusClient):
         with contextlib.ExitStack() as stack:
             log = self.workdir / "prometheus.log"
             started = stack.enter_context(child(argv, name="prometheus", log=log, cwd=self.workdir))
-            started.wait_until(self.ready, timeout=self._timeout, what="getting ready")
+            patience, self.timeout = self.timeout, 1.0  # who took our port may never answer
+            try:
+                started.wait_until(self.ready, timeout=self._timeout, what="getting ready")
+            finally:
+                self.timeout = patience
             self._child, self._stack = started, stack.pop_all()
 
     def ready(self) -> bool:
@@ -120,10 +125,11 @@ class Prometheus(PrometheusClient):
     def check(self) -> None:
         """Raise if the server has died, or cannot keep what it scrapes because the disk is full."""
         self.child.check()
-        log = self.child.tail(200)
-        if "no space left on device" in log or "file too large" in log:
+        # On a full disk its log cannot grow either, and targets stay up though nothing is kept.
+        full = shutil.disk_usage(self.workdir).free < LEAST_ROOM
+        if full or any(words in self.child.tail(200) for words in ("no space left", "file too large")):
             raise DiskFullError(
-                f"Prometheus cannot write its data: no space is left in {self.tsdb.parent}",
+                f"Prometheus cannot write its data: no space is left in {self.workdir}",
                 hint="TMPDIR names another place",
             )
 

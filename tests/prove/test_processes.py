@@ -106,7 +106,8 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
         ("Traceback\\nValueError: no such model", 3, "it ended with code 3: ValueError: no such model"),
         ('level=error msg=\\"load\\" err=\\"line 1: bad key\\"', 1, "it ended with code 1: line 1: bad key"),
         ("level=error err=refused", 2, "it ended with code 2: refused"),
-        ("one\\ntwo", 1, "it ended with code 1: one\ntwo"),
+        ("SIGABRT: abort\\ngoroutine 1", 2, "it ended with code 2: SIGABRT: abort"),
+        ("one\\ntwo", 1, "it ended with code 1: one; two"),
         ("", 0, "it ended with code 0: it said nothing"),
     ],
 )

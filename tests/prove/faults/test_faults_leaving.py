@@ -1,0 +1,181 @@
+"""However a run is ended, it leaves no process and no temporary file, and says with its code how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monitorgen.prove.leaving import clean_exit, shielded, undone, workfolder
+from monitorgen.prove.processes import poll_until
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+
+
+@pytest.fixture
+def prove(
+    one_prometheus: Path, tmp_path: Path
+) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Path]]]:
+    """Starts `monitorgen prove` as a process of its own; the file gets what it says."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def start() -> tuple[subprocess.Popen[bytes], Path]:
+        said = tmp_path / "said"
+        command = [
+            sys.executable, "-m", "monitorgen", "prove", "--prometheus-bin", one_prometheus,
+            "--report", tmp_path / "ledger.json",
+        ]  # fmt: skip
+        with said.open("wb") as sink:
+            begun.append(subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True))
+        return begun[-1], said
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def wait(process: subprocess.Popen[bytes], holds: Callable[[], bool]) -> None:
+    def pause(seconds: float) -> None:
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return
+
+    assert poll_until(lambda: holds() or process.poll() is not None, timeout=90, pause=pause, longest=0.05)
+
+
+@pytest.mark.parametrize(
+    ("moment", "number", "code"),
+    [
+        ("a temporary folder", signal.SIGTERM, 143),
+        ("prometheus starts", signal.SIGINT, 130),
+        ("prometheus answers", signal.SIGTERM, 143),
+        ("asking", signal.SIGINT, 130),
+    ],
+)
+def test_a_signal_at_any_moment_leaves_nothing(
+    moment: str, number: signal.Signals, code: int, prove: Any, temporary: Path
+) -> None:
+    """The autouse fixture looks for what was left."""
+    process, said = prove()
+    happened: dict[str, Callable[[], bool]] = {
+        "a temporary folder": lambda: any(temporary.iterdir()),
+        "prometheus starts": lambda: any(temporary.glob("*/prometheus.log")),
+        "prometheus answers": lambda: any(temporary.glob("*/tsdb/wal")),
+        "asking": lambda: b"scrapes" in said.read_bytes(),
+    }
+    wait(process, happened[moment])
+    assert process.poll() is None, said.read_text()
+    process.send_signal(number)
+    assert process.wait(60) == code
+    assert "Traceback" not in said.read_text()
+    if number == signal.SIGINT:
+        assert said.read_text().rstrip().endswith("interrupted")
+
+
+def test_an_impatient_second_signal_breaks_nothing_off(prove: Any, temporary: Path) -> None:
+    process, said = prove()
+    wait(process, lambda: any(temporary.glob("*/tsdb/wal")))
+    for _ in range(5):
+        process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "Traceback" not in said.read_text()
+
+
+def test_a_hung_up_terminal_ends_it_too(prove: Any, temporary: Path) -> None:
+    process, _ = prove()
+    wait(process, lambda: any(temporary.glob("*/prometheus.log")))
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 129
+
+
+def send(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_what_is_being_undone_is_not_broken_off() -> None:
+    steps = []
+
+    def undo() -> None:
+        steps.append("begun")
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        steps.append("ended")
+
+    with pytest.raises(KeyboardInterrupt), clean_exit(), undone(undo, lambda: steps.append("hurry")):
+        steps.append("inside")
+    assert steps == ["inside", "begun", "hurry", "ended"]
+
+
+def test_a_signal_waits_for_what_is_being_made() -> None:
+    steps = []
+
+    def make() -> None:
+        with shielded():
+            with shielded():
+                send(signal.SIGTERM)
+            steps.append("made")
+        steps.append("not reached")
+
+    with pytest.raises(SystemExit) as caught, clean_exit():
+        make()
+    assert caught.value.code == 143
+    assert steps == ["made"]
+
+
+def test_handlers_are_as_before_afterwards() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with pytest.raises(KeyboardInterrupt), clean_exit(), clean_exit():
+        send(signal.SIGINT)
+    with clean_exit():
+        assert signal.getsignal(signal.SIGTERM) not in before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_a_workfolder_goes_however_its_block_ends(temporary: Path) -> None:
+    with workfolder() as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "file").write_text("x")
+        assert list(temporary.iterdir()) == [folder]
+    with pytest.raises(ZeroDivisionError), workfolder():
+        raise ZeroDivisionError
+    with pytest.raises(SystemExit), workfolder():
+        send(signal.SIGTERM)
+    assert list(temporary.iterdir()) == []
+
+
+def test_other_threads_need_no_signals(temporary: Path) -> None:
+    seen: list[bool] = []
+
+    def use() -> None:
+        with workfolder() as folder, shielded():
+            seen.append(folder.is_dir())
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert seen == [True]
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_full_disk_under_the_output_is_one_line() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "monitorgen", "profile", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write all of the output: No space left on device\n"
