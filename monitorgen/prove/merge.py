@@ -33,7 +33,7 @@ def merge(ledgers: Sequence[Ledger], names: Sequence[str] = ()) -> Ledger:
         _once(proof for ledger in ledgers for proof in ledger.proofs),
         dormant={name: why for ledger in reversed(ledgers) for name, why in ledger.dormant.items()},
         notes=list(dict.fromkeys(note for ledger in ledgers for note in ledger.notes)),
-        run=_common([ledger.run for ledger in ledgers if ledger.run or ledger.runs]),
+        run=_common([ledger.run for ledger in ledgers if ledger.run or any(ledger.runs)]),
         runs=[run for index, run in enumerate(runs) if run not in runs[:index]],
     )
     for item in merged.items:
@@ -50,13 +50,15 @@ def _merge_level(merged: Ledger, ledgers: Sequence[Ledger], item: str, level: Le
     # A level that one run has proofs of is not beyond the item, whatever another run says: proofs stay seen.
     if any(level in ledger.beyond.get(item, ()) for ledger in ledgers) and not merged.of(item, level):
         merged.beyond[item] = (*merged.beyond.get(item, ()), level)
+    said = [ledger.reasons.get(item, {}) for ledger in ledgers]
+    # A run that asked all, and has no reason of its own, has the last word, whether it proved or saw fail.
+    asked_all = (bool(ledger.of(item, level)) for ledger in ledgers)
+    if any(asked and level not in mine for asked, mine in zip(asked_all, said, strict=True)):
         return
-    if any(ledger.state(item, level) == "proven" for ledger in ledgers):
-        return
-    reasons = (ledger.reasons.get(item, {}).get(level, "") for ledger in ledgers)
-    # What was merged before is taken apart, so that it does not matter in which order ledgers are merged.
-    parts = dict.fromkeys(part for reason in reasons for part in reason.split("; ") if part)
-    if parts:
+    reasons = [mine[level] for mine in said if level in mine]
+    if reasons:
+        # What was merged before is taken apart, so that it does not matter in which order ledgers are merged.
+        parts = dict.fromkeys(part for reason in reasons for part in reason.split("; ") if part)
         merged.unproven(item, level, "; ".join(parts))
 
 

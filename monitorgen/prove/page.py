@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from monitorgen.prove import views
 from monitorgen.prove.ledger import LEVELS, About, Ledger, Level, Proof
-from monitorgen.prove.plot import Plot, format_value, plot
+from monitorgen.prove.plot import Plot, format_value, plot, unit_name
 from monitorgen.prove.views import ALERT_STEPS, Claim, claims_of, kind_of
 
 LEVEL_WORDS: dict[Level, tuple[str, str]] = {
@@ -34,6 +34,7 @@ SHORT_KINDS = {"record": "rule", "alert": "alert", "panel": "panel", "scrape": "
 FACTS = ("started", "seconds", "prometheus", "alertmanager", "time_scale", "sources")
 ELSEWHERE = "several signals, or none"  # the group of items that no signal is named for
 _QUIET = {"as expected", "no complaint", "no findings"}  # what promtool and the checks say of what holds
+_COUNTED = re.compile(r"\d+ series, (last )?[-+.\w]+$")  # an answer that value and series say already
 _ROW, _LARGE = (88, 20), (300, 56)  # pixels of the plots in a row and beside its query
 _UNSHOWABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
@@ -219,6 +220,7 @@ def _row(ledger: Ledger, item: str, number: int) -> dict[str, Any]:
         "kind": kind_of(item),
         "short": SHORT_KINDS.get(kind_of(item), kind_of(item)),
         "name": _name(item),
+        "unit": unit_name(about.unit) if about.unit else "",
         "where": item.split("/")[1] if kind_of(item) == "panel" and item.count("/") > 1 else "",
         "about": about,
         "states": [(level, ledger.state(item, level)) for level in LEVELS],
@@ -291,7 +293,7 @@ def _seen(proof: Proof, unit: str) -> dict[str, Any]:
     return {
         "asked": proof.asked,
         "value": "" if proof.value is None else format_value(proof.value, unit),
-        "answer": "" if proof.value is not None or proof.answer in _QUIET else proof.answer,
+        "answer": "" if proof.answer in _QUIET or _COUNTED.match(proof.answer) else proof.answer,
         "series": f"{proof.series} series" if proof.series else "",
         "when": _when(proof.when),
         "source": proof.source,
