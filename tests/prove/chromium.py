@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE = 120.0  # seconds; a busy machine takes long to start one
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -92,6 +94,7 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            assert select.select([self._read], [], [], PATIENCE)[0], "Chromium says nothing"
             piece = os.read(self._read.fileno(), 1 << 16)
             assert piece, "Chromium has gone"
             self._rest += piece
