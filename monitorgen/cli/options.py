@@ -20,7 +20,7 @@ def report_option(*names: str) -> Callable[[F], F]:
         *(names or ("--report", "reports")),
         multiple=True,
         metavar="FILE",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=click.Path(path_type=Path),
         help="Write the ledger there: .json, .xml (JUnit) or .html (a page for people). Repeatable.",
     )
 
