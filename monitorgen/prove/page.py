@@ -35,6 +35,7 @@ FACTS = ("started", "seconds", "prometheus", "alertmanager", "time_scale", "sour
 ELSEWHERE = "several signals, or none"  # the group of items that no signal is named for
 _QUIET = {"as expected", "no complaint", "no findings"}  # what promtool and the checks say of what holds
 _COUNTED = re.compile(r"\d+ series, (last )?[-+.\w]+$")  # an answer that value and series say already
+_BUCKETS = re.compile(r"\bby\s*\([^)]*\ble\b")
 _ROW, _LARGE = (88, 20), (300, 56)  # pixels of the plots in a row and beside its query
 _UNSHOWABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
@@ -224,7 +225,9 @@ def _row(ledger: Ledger, item: str, number: int) -> dict[str, Any]:
         "where": item.split("/")[1] if kind_of(item) == "panel" and item.count("/") > 1 else "",
         "about": about,
         "states": [(level, ledger.state(item, level)) for level in LEVELS],
-        "value": "" if valued is None or valued.value is None else format_value(valued.value, about.unit),
+        "value": ""
+        if valued is None or valued.value is None
+        else format_value(valued.value, _unit_of(valued, about.unit)),
         "plot": None if steps else next((one for one in plots if one), None),
         "steps": steps,
         "done": sum(state == "proven" for _, state, _ in steps),
@@ -290,6 +293,7 @@ def _unlike(proofs: Iterable[Proof]) -> list[Proof]:
 def _seen(proof: Proof, unit: str) -> dict[str, Any]:
     """A live proof as it is shown: the query, and what came back, when, with its plot."""
     drawn: Plot | None = plot(proof.points, *_LARGE, pad=4)
+    unit = _unit_of(proof, unit)
     return {
         "asked": proof.asked,
         "value": "" if proof.value is None else format_value(proof.value, unit),
@@ -303,6 +307,11 @@ def _seen(proof: Proof, unit: str) -> dict[str, Any]:
         "last": format_value(drawn.last, unit) if drawn else "",
         "span": format_value(drawn.seconds, "seconds") if drawn else "",
     }
+
+
+def _unit_of(proof: Proof, unit: str) -> str:
+    """The unit of a proof's value: a heatmap's is that of its buckets' edges, and its values are counts."""
+    return "" if _BUCKETS.search(proof.asked) and "histogram_quantile" not in proof.asked else unit
 
 
 def _failure(proof: Proof) -> dict[str, str]:

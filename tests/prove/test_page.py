@@ -226,6 +226,17 @@ def test_the_steps_of_an_alert_are_shown_as_they_went() -> None:
     assert "1 of 6 steps" in Reader(text).text
 
 
+def test_counts_of_a_heatmap_are_not_in_the_unit_of_its_edges() -> None:
+    ledger = Ledger("b", ("panel/b/Spread", "panel/b/Quantile"))
+    buckets = "sum by (job, le) (increase(x_bucket[5m]))"
+    for item, query in zip(ledger.items, (buckets, f"histogram_quantile(0.9, {buckets})"), strict=True):
+        ledger.about[item] = About("", "s")
+        ledger.add([Proof(item, "live", "has values", True, "s", query, series=2, value=143.5)])
+    said = read(ledger).text
+    assert f"{buckets} 144 2 series" in said
+    assert f"histogram_quantile(0.9, {buckets}) 2.39 min 2 series" in said
+
+
 def test_each_run_of_a_merged_ledger_has_its_facts() -> None:
     one, other = small(), small()
     other.run = {"prometheus": "2.42.0", "gpu": "H100"}
