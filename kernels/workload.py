@@ -75,5 +75,30 @@ class Workload:
         return cast(Run, importlib.import_module(self.arms[arm]).prepare(flags))
 
 
-WORKLOADS: tuple[Workload, ...] = ()
+WORKLOADS: tuple[Workload, ...] = (
+    Workload(
+        "cudagraph_bucketing",
+        "decode",
+        "Decode graphs: one for every batch size as it turns up, or buckets captured beforehand.",
+        {
+            "baseline": "monitorgen.kernels.decode.baseline_cudagraph_bucketing",
+            "optimized": "monitorgen.kernels.decode.optimized_cudagraph_bucketing",
+        },
+    ),
+    Workload(
+        "v1_engine_loop",
+        "decode",
+        "Polling a V1 engine core: until a step is idle, which strands work, and until there is none.",
+        {
+            "baseline": "monitorgen.kernels.decode.baseline_v1_engine_loop",
+            "optimized": "monitorgen.kernels.decode.optimized_v1_engine_loop",
+        },
+    ),
+    Workload(
+        "v1_bucketed_decode_loop",
+        "decode",
+        "A V1 engine's batches decoded on bucketed graphs under traffic.",
+        {"optimized": "monitorgen.kernels.decode.v1_bucketed_decode_loop"},
+    ),
+)
 """Every workload that is bundled, in the order in which they are listed."""

@@ -59,25 +59,23 @@ DECODE: tuple[Metric, ...] = (
         "vllm:decode_graph_captures_total",
         "counter",
         "events",
-        "CUDA graphs captured, the planned ones at start-up included.",
-        needs=_GPU,
+        "Decode steps captured for one batch size, the planned ones at start-up included: CUDA graphs; "
+        "on a CPU, programs traced from the step.",
     ),
     Metric(
         "vllm:decode_graph_recaptures_total",
         "counter",
         "events",
-        "CUDA graphs captured again or late, after the planned ones: each one stalls decoding.",
+        "Captures again or late, after the planned ones: each one stalls decoding.",
         labels=("model_name", "reason"),
         values=(("reason", RECAPTURE_REASONS),),
-        needs=_GPU,
     ),
     Metric(
         "vllm:decode_graph_replays_total",
         "counter",
         "events",
-        "CUDA graph replays by the batch size that the graph was captured for.",
+        "Replays of captured steps by the batch size that they were captured for.",
         labels=("model_name", "bucket"),
-        needs=_GPU,
     ),
     # A counter, not a histogram: there are tens of captures in a process' life, so quantiles of them say
     # nothing; the mean is this over captures, and its rate is the share of time that is lost to capturing.
@@ -85,21 +83,20 @@ DECODE: tuple[Metric, ...] = (
         "vllm:decode_graph_capture_seconds_total",
         "counter",
         "seconds",
-        "Time spent capturing CUDA graphs.",
-        needs=_GPU,
+        "Time spent capturing decode steps.",
     ),
     Metric(
         "vllm:decode_graph_pool_bytes",
         "gauge",
         "bytes",
-        "Device memory held by the pool that all CUDA graphs share.",
+        "Device memory held by the pools of the CUDA graphs.",
         needs=_GPU,
     ),
     Metric(
         "vllm:decode_allocator_bytes",
         "gauge",
         "bytes",
-        "Memory that the allocator holds, used or not.",
+        "Device memory that the allocator holds, used or not; on a CPU, the tensors that the workload holds.",
     ),
     Metric(
         "vllm:decode_kv_compactions_total",
@@ -123,7 +120,7 @@ DECODE: tuple[Metric, ...] = (
         "vllm:decode_step_seconds",
         "histogram",
         "seconds",
-        "Time of a decode step, from launch to results on the device.",
+        "Time of a decode step, from the results of the step before to its own.",
         buckets=STEP_EDGES,
     ),
     Metric(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,14 @@ CHAT_TEMPLATE = (
 def make_tokenizer(positions: int) -> Any:
     """A byte-level tokenizer without merges: one token a byte, then the special tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
+    transformers: Any = import_module("transformers")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
-    fast = PreTrainedTokenizerFast(
+    fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
         eos_token="</s>",
@@ -47,10 +48,10 @@ def make_tokenizer(positions: int) -> Any:
 def make_model(tokenizer: Any, positions: int, seed: int) -> Any:
     """A random LlamaForCausalLM in bfloat16: hidden 256, 4 layers, 8 query heads, 4 KV heads."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
+    transformers: Any = import_module("transformers")
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=256,
         intermediate_size=512,
@@ -63,7 +64,7 @@ def make_model(tokenizer: Any, positions: int, seed: int) -> Any:
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
     )
-    return LlamaForCausalLM(config).to(torch.bfloat16)
+    return transformers.LlamaForCausalLM(config).to(torch.bfloat16)
 
 
 def main(arguments: list[str]) -> int:

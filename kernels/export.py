@@ -1,0 +1,248 @@
+"""Serves what workloads count at `/metrics`: the families that `monitorgen.telemetry` declares.
+
+They are built at scrape time, and nothing here runs in a decode loop. A scrape reads the counters' slots and
+asks the allocator what it holds.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from socketserver import ThreadingMixIn
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+import click
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from monitorgen import telemetry
+from monitorgen.kernels.counters import DecodeCounters, KernelCounters
+from monitorgen.kernels.workload import UsageError
+
+Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
+Series = Iterable[tuple[Sequence[str], float]]
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_LOCALHOST = "127.0.0.1"
+
+
+def _modes(counters: DecodeCounters) -> Series:
+    return [((mode,), float(mode == counters.mode)) for mode in telemetry.GRAPH_MODES]
+
+
+# What a family's series are: the values of its labels after the first (the owner's name), and the number.
+DECODE_VALUES: Mapping[str, Callable[[DecodeCounters], Series]] = {
+    "vllm:decode_graph_mode": _modes,
+    "vllm:decode_graph_captures_total": lambda c: [((), c.captures)],
+    "vllm:decode_graph_recaptures_total": lambda c: [((why,), n) for why, n in c.recaptures.copy().items()],
+    "vllm:decode_graph_replays_total": lambda c: [
+        ((str(b),), n) for b, n in sorted(c.replays.copy().items())
+    ],
+    "vllm:decode_graph_capture_seconds_total": lambda c: [((), c.capture_seconds)],
+    "vllm:decode_graph_pool_bytes": lambda c: [((), c.pool_bytes())],
+    "vllm:decode_allocator_bytes": lambda c: [((), c.allocator_bytes())],
+    "vllm:decode_kv_compactions_total": lambda c: [((), c.compactions)],
+    "vllm:decode_tokens_total": lambda c: [((), c.tokens)],
+    "vllm:decode_padding_tokens_total": lambda c: [((), c.padding_tokens)],
+    "vllm:decode_batch_size": lambda c: [((), c.batch_size)],
+}
+KERNEL_VALUES: Mapping[str, Callable[[KernelCounters], Series]] = {
+    "monitorgen_kernel_bytes_total": lambda k: [((), k.bytes_per_call * k.calls)],
+    "monitorgen_kernel_flops_total": lambda k: [((), k.flops_per_call * k.calls)],
+    "monitorgen_kernel_roofline_ratio": lambda k: [] if k.roofline is None else [((), k.roofline)],
+}
+
+
+class Telemetry(Collector):
+    """A collector over decode loops and kernels: every scrape reads them anew.
+
+    A family that needs a CUDA device appears only where a loop really runs from CUDA graphs.
+    """
+
+    def __init__(self, decode: Sequence[DecodeCounters] = (), kernels: Sequence[KernelCounters] = ()) -> None:
+        self.decode, self.kernels = tuple(decode), tuple(kernels)
+
+    def collect(self) -> Iterator[Family]:
+        """The families that have an owner now."""
+        for metric in telemetry.DECODE:
+            owners = [c for c in self.decode if c.graphs or not metric.needs]
+            if owners:
+                yield _decode_family(metric, owners)
+        for metric in telemetry.KERNELS if self.kernels else ():
+            yield _kernel_family(metric, self.kernels)
+
+
+def _decode_family(metric: telemetry.Metric, owners: Sequence[DecodeCounters]) -> Family:
+    if metric.type == "histogram":
+        parts = [(c.model_name, list(c.step_counts), c.step_seconds) for c in owners]
+        return _histogram(metric, parts)
+    family = _family(metric)
+    values = DECODE_VALUES[metric.name]
+    for counters in owners:
+        for labels, number in values(counters):
+            family.add_metric([counters.model_name, *labels], number)
+    return family
+
+
+def _kernel_family(metric: telemetry.Metric, owners: Sequence[KernelCounters]) -> Family:
+    if metric.type == "histogram":
+        return _histogram(metric, [(k.kernel, list(k.counts), k.seconds) for k in owners])
+    family = _family(metric)
+    values = KERNEL_VALUES[metric.name]
+    for kernel in owners:
+        for labels, number in values(kernel):
+            family.add_metric([kernel.kernel, *labels], number)
+    return family
+
+
+def _family(metric: telemetry.Metric) -> CounterMetricFamily | GaugeMetricFamily:
+    made = CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily
+    return made(metric.name, metric.help, labels=metric.labels)
+
+
+def _histogram(metric: telemetry.Metric, parts: Iterable[tuple[str, list[int], float]]) -> Family:
+    """Counts of single buckets become Prometheus' cumulative ones."""
+    family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+    edges = [*map(str, metric.buckets), "+Inf"]
+    for owner, counts, total in parts:
+        family.add_metric([owner], buckets=list(zip(edges, accumulate(counts), strict=True)), sum_value=total)
+    return family
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True  # a scrape that hangs must not hold the workload's end
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class' name
+        """Scrapes are not news."""
+
+
+@contextmanager
+def serve(collectors: Sequence[Collector], port: int, host: str = _LOCALHOST) -> Iterator[int]:
+    """Serve collectors at http://host:port/metrics while the block runs; yields the port.
+
+    They have a registry of their own. Port 0 takes a free one. Raises UsageError if the port cannot be had.
+    """
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    try:
+        server = _Server((host, port), _Quiet)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"--prom-port {port}: cannot listen on {host}:{port}: {reason}; 0 takes a free port"
+        ) from None
+    server.set_app(make_wsgi_app(registry))
+    # The default poll of half a second would eat half of the second in which SIGTERM has to end us.
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True, name="exporter")
+    thread.start()
+    try:
+        yield int(server.server_port)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class Terminated(SystemExit):
+    """SIGTERM came: unwinds the workload, so that it ends cleanly; the process exits with 143."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises Terminated in the block. Outside the main thread, where Python allows none, a no-op."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def exporting(
+    *collectors: Collector, port: int | None, duration: float = 0.0, host: str = _LOCALHOST
+) -> Iterator[int | None]:
+    """Run a workload with its exporter: `--prom-port`, `--prom-duration` and SIGTERM as every workload does.
+
+    Yields the port, or None if `port` is None and nothing is served. When the block is done, serving goes on
+    for `duration` seconds (`inf` for ever) or until SIGTERM. If the block fails or SIGTERM comes, the
+    exporter goes down at once, standard error says so, and the exception goes on. Raises UsageError for a
+    duration without a port, or a port in use.
+    """
+    if port is None:
+        if duration:
+            raise UsageError(f"--prom-duration {duration:g} needs --prom-port")
+        with terminable():
+            yield None
+        return
+    with terminable(), serve(collectors, port, host) as bound:
+        url = f"http://{host}:{bound}/metrics"
+        click.echo(f"serving {url}", err=True)
+        try:
+            yield bound
+        except BaseException as error:
+            why = (
+                "SIGTERM"
+                if isinstance(error, Terminated)
+                else f"the workload failed ({type(error).__name__})"
+            )
+            click.echo(f"exporter at {url} goes down: {why}", err=True)
+            raise
+        _serve_on(url, duration)
+
+
+def _serve_on(url: str, duration: float) -> None:
+    if not duration:
+        return
+    span = "until SIGTERM" if duration == float("inf") else f"{duration:g} s more"
+    click.echo(f"work done; serving {url} {span}", err=True)
+    try:
+        threading.Event().wait(None if duration == float("inf") else min(duration, threading.TIMEOUT_MAX))
+    except Terminated:
+        # The work is done and was told, so an end by request is no failure.
+        click.echo(f"exporter at {url} goes down: SIGTERM", err=True)
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+
+
+def prom_options(command: Command) -> Command:
+    """The options `--prom-port`, `--prom-duration` and `--prom-host` of a workload's click command."""
+    for option in (
+        click.option(
+            "--prom-host", default=_LOCALHOST, show_default=True, help="Address that the exporter listens on."
+        ),
+        click.option(
+            "--prom-duration",
+            type=click.FloatRange(min=0),
+            default=0.0,
+            metavar="SECONDS",
+            help="Keep serving this long after the work is done, `inf` for ever; SIGTERM ends it.",
+        ),
+        click.option(
+            "--prom-port",
+            type=click.IntRange(0, 65535),
+            metavar="PORT",
+            help="Serve Prometheus metrics at this port; 0 takes a free one and tells which.",
+        ),
+    ):
+        command = option(command)
+    return command
