@@ -1,4 +1,4 @@
-"""The Triton kernels compute what the torch reference computes; here in Triton's interpreter, without a GPU."""
+"""The Triton kernels compute what the torch reference computes; here in Triton's interpreter."""
 
 from __future__ import annotations
 
