@@ -54,7 +54,6 @@
 
   for (const part of all("details")) part.open = false;
   tools.hidden = false;
-  document.documentElement.classList.add("live");
   filter();
   showTarget();
 

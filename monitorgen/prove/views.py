@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from monitorgen.prove.ledger import KINDS, Kind, Ledger, Level, Proof
@@ -149,9 +149,3 @@ def expected_and_got(answer: str) -> tuple[str, str] | None:
     """What promtool expected and what it got, of an answer that says so."""
     match = _COMPARED.search(answer)
     return (match["exp"].strip(), match["got"].strip()) if match else None
-
-
-def in_words(items: Sequence[str], kind: str) -> str:
-    """`1 alert`, `3 alerts`."""
-    words = KIND_WORDS.get(kind, f"{kind} items")
-    return f"{len(items)} {words[:-1] if len(items) == 1 else words}"
