@@ -15,6 +15,11 @@ from monitorgen.errors import InputError, MonitorgenError
 from monitorgen.prove.access import CREDENTIAL_OPTIONS, NO_ACCESS, Access, NoPageError, get, shown
 from monitorgen.prove.processes import LOOPBACK
 
+_HINTS = {
+    401: f"give {CREDENTIAL_OPTIONS}, or --tenant to Mimir",
+    404: "Mimir has its API below /prometheus, a VictoriaMetrics cluster below /select/0/prometheus",
+}
+_HINTS[400] = _HINTS[404]  # as VictoriaMetrics says that it has no such path
 NAMES_AT_ONCE = 40  # keeps a question's address below 4 kB, which every proxy takes
 
 
@@ -192,8 +197,14 @@ class PrometheusClient:
     def api(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
         """What the server answers below `/api/v1`, as plain data. Raises `PrometheusError`."""
         asked = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
+        body = self._get(f"{self.url}/api/v1/{path}{asked}")
+        if body.lstrip()[:1] == b"<":
+            raise PrometheusError(
+                f"{self.url} answers with a web page, not with Prometheus' API",
+                hint="is it Grafana, or a page to log in?",
+            )
         try:
-            answer = json.loads(self._get(f"{self.url}/api/v1/{path}{asked}"))
+            answer = json.loads(body)
             if answer["status"] == "success":
                 said = answer.get("warnings") or ()
                 self.warnings.update(dict.fromkeys(self.access.redacted(str(text)) for text in said))
@@ -209,7 +220,9 @@ class PrometheusClient:
             said = _refusal(error.body)
             if said:
                 raise PrometheusError(f"Prometheus refuses: {self.access.redacted(said)}") from error
-            raise PrometheusError(error.message, hint=error.hint) from error
+            known = error.status == 401 and self.access.secret_file  # its own words name the file
+            hint = error.hint if known else _HINTS.get(error.status, error.hint)
+            raise PrometheusError(error.message, hint=hint) from error
 
 
 def _base(url: str) -> str:
