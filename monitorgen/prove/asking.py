@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from monitorgen import promql
 from monitorgen.catalog.units import UNITS
-from monitorgen.prove.exported import Exported, selectors_without_series
-from monitorgen.prove.ledger import Kind
+from monitorgen.prove.exported import Exported, selectors_without_series, vectors
+from monitorgen.prove.ledger import KINDS, Kind
 from monitorgen.prove.prometheus import PrometheusClient, PrometheusError, Series
 from monitorgen.prove.questions import Question, Subject
 
@@ -126,7 +126,9 @@ def answer(
                 value=value,
                 time=at,
                 reason=wrong,
-                evidence=_evidence(finite, kinds),
+                evidence=_evidence(
+                    finite, lambda labels: kinds.of(labels) or _kind_behind(client, query, kinds)
+                ),
             )
         behind = question.rule or query
         missing = exported.lacking(behind)
@@ -179,10 +181,20 @@ def sane_range(unit: str) -> tuple[float, float]:
     return min(one.low for one in known), max(one.high for one in known)
 
 
-def _evidence(series: Sequence[Series], kinds: Kinds) -> tuple[Evidence, ...]:
+def _kind_behind(client: PrometheusClient, query: str, kinds: Kinds) -> Kind:
+    """The most telling kind of the sources that a query reads, where its result does not tell."""
+    found = {
+        kinds.of(sample.labels)
+        for selector in vectors(query)
+        for sample in client.query(f"count by (job, instance) ({selector})")
+    }
+    return next((kind for kind in KINDS if kind and kind in found), "")
+
+
+def _evidence(series: Sequence[Series], kind_of: Callable[[Mapping[str, str]], Kind]) -> tuple[Evidence, ...]:
     by_kind: dict[Kind, list[Series]] = {}
     for one in series:
-        by_kind.setdefault(kinds.of(one.labels), []).append(one)
+        by_kind.setdefault(kind_of(one.labels), []).append(one)
     found = []
     for kind, some in sorted(by_kind.items()):
         longest = max(some, key=lambda one: len(one.finite))

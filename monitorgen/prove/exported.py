@@ -69,6 +69,11 @@ class Exported:
 
 def selectors_without_series(expr: str, count: Callable[[str], int]) -> tuple[str, ...]:
     """The selectors of an expression that match nothing; `count` tells how many series a selector has."""
+    return tuple(text for text in vectors(expr) if not count(text))
+
+
+def vectors(expr: str) -> tuple[str, ...]:
+    """The instant selectors of an expression, each once; of ranges, without the range."""
 
     def leaves(node: promql.Node) -> Iterable[str]:
         if isinstance(node.expr, ast.VectorSelector | ast.MatrixSelector):
@@ -76,7 +81,7 @@ def selectors_without_series(expr: str, count: Callable[[str], int]) -> tuple[st
         for child in node.children:
             yield from leaves(child)
 
-    return tuple(dict.fromkeys(text for text in leaves(promql.tree(expr).root) if not count(text)))
+    return tuple(dict.fromkeys(leaves(promql.tree(expr).root)))
 
 
 @lru_cache(maxsize=1024)
