@@ -22,8 +22,8 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option(
     "--workload/--no-workload",
-    default=True,
-    help="The bundled decode workload. On where torch is installed.",
+    default=None,
+    help="The bundled decode workload. On where torch is installed, unless --prometheus is given.",
 )
 @click.option(
     "--vllm",
@@ -37,6 +37,11 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     multiple=True,
     metavar="[JOB=]URL",
     help="An endpoint of your own, only ever read. Repeatable.",
+)
+@click.option(
+    "--prometheus",
+    metavar="URL",
+    help="A Prometheus, Mimir, Thanos or VictoriaMetrics that runs already is asked, and not changed.",
 )
 @access_options
 @click.option("--alerts/--no-alerts", default=True, help="Provoke every alert. On by default.")
@@ -75,9 +80,10 @@ def prove(
     config: tuple[Path, ...],
     sets: tuple[str, ...],
     replay: bool | None,
-    workload: bool,
+    workload: bool | None,
     vllm: str | None,
     scrape: tuple[str, ...],
+    prometheus: str | None,
     alerts: bool,
     time_scale: float,
     live_only: bool,
@@ -99,6 +105,7 @@ def prove(
     from monitorgen.prove.check import profile_of
     from monitorgen.prove.leaving import clean_exit
     from monitorgen.prove.preflight import preflight_all
+    from monitorgen.prove.prometheus_api import PrometheusClient
     from monitorgen.prove.report_live import print_proven, say
     from monitorgen.prove.run import prove_profile
     from monitorgen.prove.saved import LedgerFile
@@ -112,17 +119,21 @@ def prove(
     files = [LedgerFile(path) for path in reports or (Path("dist") / f"{loaded.name}.ledger.json",)]
     for file in files:
         file.prepare()
-    checked = preflight_all(scrape, access_of(access), built.bundle.scrape_jobs)
+    server_access = access_of(access)
+    checked = preflight_all(scrape, server_access, built.bundle.scrape_jobs)
+    running = PrometheusClient(prometheus, access=server_access) if prometheus else None
     options = Options(
         seconds=seconds,
         time_scale=time_scale,
         alerts=alerts,
-        replay=not scrape and vllm is None if replay is None else replay,
+        replay=not (scrape or running or vllm is not None) if replay is None else replay,
         vllm=None if vllm is None else vllm_options(vllm),
-        workload=workload_python() if workload else None,
+        workload=workload_python() if (running is None if workload is None else workload) else None,
         sources=tuple(one.source for one in checked if one.ok),
         binary=prometheus_bin,
     )
-    outcome = prove_profile(built, options, checked, folder=bundle, live_only=live_only, files=files, say=say)
+    outcome = prove_profile(
+        built, options, checked, folder=bundle, running=running, live_only=live_only, files=files, say=say
+    )
     print_proven(outcome, files, require)
     raise SystemExit(outcome.exit_code(require))

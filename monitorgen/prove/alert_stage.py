@@ -31,7 +31,9 @@ from monitorgen.prove.alert_course import (
     proof,
 )
 from monitorgen.prove.alertmanager import Alertmanager, for_proof
+from monitorgen.prove.crosscheck import CrossReport, cross_check
 from monitorgen.prove.ledger import Proof
+from monitorgen.prove.load import LoadReport
 from monitorgen.prove.player import Player, PlayerServer
 from monitorgen.prove.prometheus import Prometheus
 from monitorgen.prove.scaled import lookback, scale_groups, scrape_every
@@ -83,7 +85,8 @@ class AlertStage:
         self.interval = scrape_every(bundle.groups, factor)
         self.reasons: dict[str, str] = {}
         self._bundle = bundle
-        self._silent: list[Proof] = []
+        self._noted: list[Proof] = []
+        self._began = 0.0
         self._workdir, self._binary = workdir, binary
         self._stack = contextlib.ExitStack()
         self._rooms = self._plan()
@@ -127,11 +130,33 @@ class AlertStage:
                 seen = [one for one in self.sightings.of(rule.alert, _on(source)) if one.firing]
                 said = f"fired: {seen[0].annotations.get('summary', '')}" if seen else "it did not fire"
                 claim = "silent under steady load"
-                self._silent.append(proof(rule.id, claim, not seen, self._where(source), said, source.kind))
+                self._noted.append(proof(rule.id, claim, not seen, self._where(source), said, source.kind))
+
+    def cross_check(self, load: LoadReport) -> CrossReport | None:
+        """Compare what is recorded of the real server with what its clients measured; None without a server.
+
+        The load must have been all that it did since the stage is up.
+        """
+        server = self._rooms[0].server
+        if not self.real or server is None:
+            return None
+        report = cross_check(
+            server,
+            self._bundle.recording_rules,
+            load,
+            instance=_on(self.real[0])["instance"],
+            interval=self.interval,
+            time_scale=self.factor,
+            since=self._began,
+        )
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        where = self._where(self.real[0])
+        self._noted += [check.proof(source=where, when=when) for check in report.checks]
+        return report
 
     def real_proofs(self) -> list[Proof]:
         """What was proven on real servers: who was silent when it had to be, and what fired."""
-        found = list(self._silent)
+        found = list(self._noted)
         for rule in self._bundle.alerts:
             for source in self.real:
                 seen = [
@@ -174,6 +199,7 @@ class AlertStage:
             for room in self._rooms:
                 self._open(room, manager, stack)
             self._stack = stack.pop_all()
+        self._began = time.time()
         return self
 
     def __exit__(

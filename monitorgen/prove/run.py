@@ -14,8 +14,10 @@ from monitorgen.prove.adopt import adopted
 from monitorgen.prove.check import check_built
 from monitorgen.prove.ledger import Ledger, Level, Proof, about_items
 from monitorgen.prove.preflight import Checked
+from monitorgen.prove.prometheus_api import PrometheusClient
+from monitorgen.prove.running import add_running, ask_running
 from monitorgen.prove.saved import LedgerFile
-from monitorgen.prove.session import Options, prove_live
+from monitorgen.prove.session import Options, prove_live, subject_of_bundle, with_units
 from monitorgen.prove.value_stage import LiveReport
 from monitorgen.readers import read_folder
 
@@ -43,6 +45,7 @@ def prove_profile(
     checked: Sequence[Checked] = (),
     *,
     folder: Path | None = None,
+    running: PrometheusClient | None = None,
     live_only: bool = False,
     files: Sequence[LedgerFile] = (),
     say: Callable[[str], None] = lambda _: None,
@@ -50,6 +53,7 @@ def prove_profile(
     """Prove a bundle at all levels, or live only; the ledger is saved to `files` after each of them.
 
     The bundle is what the profile yields, or what a written `folder` holds, by what the profile means.
+    A `running` server is asked as it is; without any source there is nothing else to run then.
     Endpoints that `checked` finds unusable are failed proofs of their scrape job; the others go on.
     """
     bundle = adopted(read_folder(folder), built.bundle) if folder else built.bundle
@@ -78,6 +82,14 @@ def prove_profile(
         raise MonitorgenError(
             "no endpoint can be scraped: " + "; ".join(p for one in checked for p in one.problems)
         )
+    if running is not None:
+        say(f"asking {running.url}")
+        subject = with_units(subject_of_bundle(bundle, folder), built)
+        report = ask_running(running, subject, jobs=[job.job for job in bundle.scrape_jobs])
+        add_running(ledger, report)
+        save(ledger)
+        if not options.has_sources:
+            return Outcome(ledger, findings, None, checked=not live_only)
     session = prove_live(built, ledger, options, folder=folder, bundle=bundle, progress=say, save=save)
     return Outcome(ledger, findings, session.report, checked=not live_only)
 

@@ -7,6 +7,7 @@ unwinds everything: no process and no folder stays behind.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from monitorgen.bundle import Bundle
 from monitorgen.errors import InputError
 from monitorgen.prove.alert_stage import AlertStage
 from monitorgen.prove.asking import LiveResult
-from monitorgen.prove.drive import Drive
+from monitorgen.prove.drive import STEADY, Drive
 from monitorgen.prove.leaving import workfolder
 from monitorgen.prove.ledger import KINDS, Ledger, Proof
 from monitorgen.prove.processes import ProcessError, poll_until
@@ -69,6 +70,11 @@ class Options:
     workload: Path | None = None
     binary: Path | None = None
 
+    @property
+    def has_sources(self) -> bool:
+        """Whether there is anything to scrape."""
+        return bool(self.replay or self.sources or self.vllm or self.workload)
+
 
 @dataclass(frozen=True)
 class Session:
@@ -111,10 +117,7 @@ def prove_live(
         server = _vllm(options, workdir, progress, stack)
         real = [Source(_job(built, "vllm"), server.target, kind="vllm")] if server else []
         sources += real
-        if folder is None:
-            folder = workdir / "bundle"
-            write(bundle_files(bundle), folder, about=about(bundle))
-        subject = with_units(subject_of_folder(folder), built)
+        subject = with_units(subject_of_bundle(bundle, folder), built)
         values = stack.enter_context(
             ValueStage(subject, sources, workdir=workdir / "values", binary=options.binary)
         )
@@ -197,6 +200,15 @@ def _alert_stage(
     return stack.enter_context(stage)
 
 
+def subject_of_bundle(bundle: Bundle, folder: Path | None = None) -> Subject:
+    """What is asked of a bundle: read from the files of `folder`, else from files written for it."""
+    if folder is not None:
+        return subject_of_folder(folder)
+    with tempfile.TemporaryDirectory(prefix="monitorgen-") as scratch:
+        write(bundle_files(bundle), Path(scratch) / "bundle", about=about(bundle))
+        return subject_of_folder(Path(scratch) / "bundle")
+
+
 def with_units(subject: Subject, built: Built) -> Subject:
     """The subject, its recorded series with the units that the bundle gives them."""
     units = {rule.id: rule.unit for rule in built.bundle.recording_rules}
@@ -235,6 +247,7 @@ def _watch(
             if drive.calm:
                 if alerts:
                     alerts.note_silence()
+                    alerts.cross_check(drive.reports[STEADY])
                 drive.go_on()
             return False
         return finished and (complete or now - began >= options.seconds)
