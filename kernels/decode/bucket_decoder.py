@@ -23,6 +23,7 @@ from monitorgen.kernels.counters import DecodeCounters
 from monitorgen.kernels.decode.buckets import bucket_of
 from monitorgen.kernels.decode.model import Ops, decode_step, prefill
 from monitorgen.kernels.decode.state import Cache, State, Workspace, make_cache, make_state
+from monitorgen.kernels.decode.step_graphs import load_tracer
 from monitorgen.kernels.decode.weights import Weights
 
 WARMUPS = 2
@@ -70,6 +71,8 @@ class BucketDecoder:
         self._pool_bytes = 0
         self._slots: dict[str, int] = {}
         self._free = list(range(slots))
+        if not self.graphs:
+            load_tracer()
         counters.graphs = self.graphs
         counters.mode = "full" if self.graphs else "eager"
         counters.allocator_bytes = self.allocator_bytes

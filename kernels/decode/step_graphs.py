@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -135,6 +135,7 @@ class Programs:
         """The step traced for these shapes: the model's Python runs once, its operations each time."""
         from torch.fx.experimental.proxy_tensor import make_fx
 
+        load_tracer()
         begin = time.perf_counter()
         inputs = torch.zeros(size, self.step.shape.hidden, device=self.step.device, dtype=self.step.dtype)
         outputs = torch.empty_like(inputs)
@@ -165,6 +166,14 @@ class Programs:
             outputs = self.step(inputs)
         torch.cuda.synchronize()
         return Program(size, inputs, outputs, graph.replay, time.perf_counter() - begin)
+
+
+@cache
+def load_tracer() -> None:
+    """Trace something tiny, once: the tracer loads much on first use, which is no capture's cost."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    make_fx(torch.neg)(torch.zeros(1))
 
 
 def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
