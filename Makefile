@@ -10,6 +10,7 @@ endif
 PROFILE ?= optimized
 OUT     ?= dist/$(PROFILE)
 WORKERS ?= 2
+SCRIPTS := .ci/bench .ci/get-prometheus .ci/apt_sources.py
 VENV    := .venv
 VLLM    := .venv-vllm
 BIN     := $(VENV)/bin
@@ -46,10 +47,10 @@ test: setup ## run the tests, on every Prometheus that can be had
 	$(PROMTOOLS) $(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not live'
 
 lint: setup ## check style, types and import contracts
-	$(BIN)/ruff check . .ci/bench .ci/get-prometheus
-	$(BIN)/ruff format --check . .ci/bench .ci/get-prometheus
+	$(BIN)/ruff check . $(SCRIPTS)
+	$(BIN)/ruff format --check . $(SCRIPTS)
 	$(BIN)/mypy monitorgen
-	$(BIN)/mypy --scripts-are-modules .ci/bench .ci/get-prometheus
+	MYPYPATH=.ci $(BIN)/mypy --scripts-are-modules $(SCRIPTS)
 	$(BIN)/mypy --ignore-missing-imports kernels
 	$(BIN)/lint-imports
 
