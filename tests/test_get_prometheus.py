@@ -42,8 +42,9 @@ chmod +x "$3/usr/bin/$name"
 
 
 @pytest.fixture
-def script() -> ModuleType:
-    """The script as a module."""
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module; it finds what stands beside it as it does when it is run."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     loader = SourceFileLoader("get_prometheus", str(SCRIPT))
     spec = spec_from_loader(loader.name, loader)
     assert spec
@@ -203,7 +204,9 @@ def test_sources_of_the_machine(
 def test_own_release_comes_before_vendors(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "os_release", lambda: {"VERSION_CODENAME": "bookworm"})
+    monkeypatch.setattr(
+        script.machine_sources.__module__ + ".os_release", lambda: {"VERSION_CODENAME": "bookworm"}
+    )
     (tmp_path / "sources.list").write_text("deb http://vendor v main\ndeb http://mirror bookworm main\n")
     (found,) = script.machine_sources(tmp_path)
     assert found.uris == ("http://mirror",)
