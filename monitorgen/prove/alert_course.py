@@ -17,7 +17,7 @@ from monitorgen.prove.sightings import Sighting, Sightings
 from monitorgen.prove.solve import CannotProvokeError, Drives, beyond
 from monitorgen.prove.world import Counter, Drive, Gone, Histogram, Target, Where, targets
 
-Step: TypeAlias = Literal["calm", "provoked", "calmed", "done"]
+Step: TypeAlias = Literal["held", "calm", "provoked", "calmed", "done"]
 FIRM = 0.3  # how far over the threshold: a live rate wavers with the times of its scrapes
 
 
@@ -144,7 +144,7 @@ def _firmly(condition: Condition) -> float:
 
 @dataclass(slots=True)
 class Course:
-    """The state of one alert's way, moved on by `tick`."""
+    """The state of one alert's way, moved on by `tick` once it was let go."""
 
     plan: Plan
     subject: Player
@@ -152,7 +152,7 @@ class Course:
     factor: float
     interval: float
     source: str
-    step: Step = "calm"
+    step: Step = "held"
     since: float = 0.0
     proofs: list[Proof] = field(default_factory=list)
 
@@ -160,6 +160,14 @@ class Course:
     def item(self) -> str:
         """The item that is proven."""
         return self.plan.alert.rule.id
+
+    def let_go(self) -> None:
+        """Begin, with calm."""
+        self.step = "calm" if self.step == "held" else self.step
+
+    def leave_out(self) -> None:
+        """End without having begun: the alert was seen elsewhere."""
+        self.step = "done" if self.step == "held" else self.step
 
     @property
     def quiet(self) -> float:
@@ -173,7 +181,7 @@ class Course:
 
     def tick(self, sightings: Sightings, now: float) -> None:
         """Look at what was seen, and take the next step when its time has come."""
-        if self.step == "done":
+        if self.step in ("held", "done"):
             return
         self.since = self.since or now
         if self.step == "calm":
@@ -182,7 +190,7 @@ class Course:
                 self._drive(provoke=True)
                 self._to("provoked", now)
         elif self.step == "provoked":
-            seen = [sightings.exactly(labels) for labels in self.plan.expected]
+            seen = [_current(sightings.exactly(labels)) for labels in self.plan.expected]
             if all(one and one.firing and one.delivered for one in seen):
                 self._fired([one for one in seen if one], sightings)
                 self._drive(provoke=False)
@@ -237,6 +245,11 @@ class Course:
 
     def _add(self, claim: str, holds: bool, answer: str, seen: Sighting | None = None) -> None:
         self.proofs.append(proof(self.item, claim, holds, self.source, answer, "scenario", seen))
+
+
+def _current(seen: Sighting | None) -> Sighting | None:
+    """A sighting that is not over."""
+    return seen if seen and not seen.ended else None
 
 
 def proof(

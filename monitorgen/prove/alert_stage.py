@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -101,6 +101,11 @@ class AlertStage:
         return self._rooms[0].sightings
 
     @property
+    def names(self) -> frozenset[str]:
+        """The alerts that scenarios can provoke."""
+        return frozenset(course.plan.alert.name for room in self._rooms for course in room.courses)
+
+    @property
     def proofs(self) -> list[Proof]:
         """What was proven so far on scenarios."""
         return [proof for room in self._rooms for course in room.courses for proof in course.proofs]
@@ -122,6 +127,20 @@ class AlertStage:
         """Whether every alert has come to the end of its way."""
         done, total = self.progress
         return done == total
+
+    def let_go(self, names: Container[str] | None = None) -> None:
+        """Let the scenarios of these alerts begin; without names, of all that no real server provoked."""
+        for room in self._rooms:
+            for course in room.courses:
+                name = course.plan.alert.name
+                if names is None and self._seen_for_real(name):
+                    course.leave_out()
+                elif names is None or name in names:
+                    course.let_go()
+
+    def _seen_for_real(self, name: str) -> bool:
+        seen = [one for source in self.real for one in self.sightings.of(name, _on(source))]
+        return any(one.delivered for one in seen)
 
     def note_silence(self) -> None:
         """Take down for every alert whether it fired on a real server so far: under steady load none may."""
@@ -263,8 +282,14 @@ class AlertStage:
     def _discover(self, room: _Room) -> None:
         """Write the targets of each job for Prometheus to find, where they changed."""
         assert room.players is not None
+        held: set[int] = set()
+        if room is self._rooms[0]:  # elsewhere a job without targets is what is to be provoked
+            waiting = [course for course in room.courses if course.step == "held"]
+            held = {id(player) for course in waiting for player in (course.subject, course.bystander)}
+            if not room.courses:  # before they are made, nobody is let go
+                held = {id(player) for player in room.players.players}
         for job in self.built.bundle.scrape_jobs:
-            text = json.dumps(room.players.discovered(job.job))
+            text = json.dumps(room.players.discovered(job.job, leave_out=held))
             if room.listed.get(job.job) != text:
                 room.listed[job.job] = text
                 path = room.folder / f"targets-{job.job}.json"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from monitorgen.prove.load import LoadReport
-from monitorgen.prove.traffic import PROVOKING, run_scenarios
+from monitorgen.prove.traffic import PROVOKING, SCENARIOS, run_scenarios
 from monitorgen.prove.vllm_server import VllmServer
 
 Phase: TypeAlias = Literal["steady", "provoking", "over"]
@@ -36,6 +36,12 @@ class Drive:
         self._error: BaseException | None = None
         self._said = ""
         self._thread = threading.Thread(target=self._run, name="drive", daemon=True)
+
+    @property
+    def provokes(self) -> frozenset[str]:
+        """The alerts that its scenarios are known to provoke."""
+        scenarios = [SCENARIOS[part] for name in self.names for part in name.split("+")]
+        return frozenset(alert for scenario in scenarios for alert in scenario.provokes)
 
     @property
     def calm(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -190,15 +190,20 @@ class PlayerServer:
         """The metrics path of a player."""
         return f"/{number}/metrics"
 
-    def discovered(self, job: str) -> list[dict[str, object]]:
-        """The targets of a job as file-based service discovery lists them; those that are gone are not."""
+    def discovered(self, job: str, leave_out: Container[int] = ()) -> list[dict[str, object]]:
+        """The targets of a job as file-based service discovery lists them; those that are gone are not.
+
+        Nor are those whose `id` is to be left out.
+        """
         return [
             {
                 "targets": [self.address],
                 "labels": {**labels, "__metrics_path__": self.path(number)},
             }
             for number, player in enumerate(self.players)
-            if (labels := dict(player.target.labels)).pop("job") == job and player.listed
+            if (labels := dict(player.target.labels)).pop("job") == job
+            and player.listed
+            and id(player) not in leave_out
         ]
 
     def __enter__(self) -> PlayerServer:

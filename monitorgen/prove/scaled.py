@@ -17,7 +17,7 @@ from monitorgen.promql import format_duration, scale_durations, selectors
 LOOKBACK = 300.0  # Prometheus' default --query.lookback-delta, in seconds
 SCRAPE_INTERVAL = 15.0
 QUICKEST = 0.25  # seconds between scrapes: below, scraping itself becomes the load
-USUAL, FEWEST = 10.0, 4.0  # samples in the shortest window; with four, a rate has two when a scrape is late
+USUAL, FEWEST = 5.0, 4.0  # samples in the shortest window; with four, a rate has two when a scrape is late
 
 
 def scale_groups(groups: Iterable[RuleGroup], factor: float) -> tuple[RuleGroup, ...]:
@@ -39,7 +39,7 @@ def scale_groups(groups: Iterable[RuleGroup], factor: float) -> tuple[RuleGroup,
 
 
 def scrape_every(groups: Iterable[RuleGroup], factor: float) -> float:
-    """Seconds between two scrapes under which the shortest window holds ten samples, or four.
+    """Seconds between two scrapes under which the shortest window holds five samples, or four.
 
     Raises InputError for a factor that makes the shortest window too short to scrape for.
     """

@@ -44,6 +44,7 @@ RECORDINGS = (
 RECORDED = "vLLM 0.32.0"
 STEP = 8.0  # seconds between two recordings
 TIME_SCALE = 60.0
+SLOWLY = ("--rate", "1")  # requests a second of the workload, where a vLLM needs the machine as well
 LONGEST_DRIVE = 600.0  # seconds for all scenarios on a real vLLM
 NOT_ASKED = "alerts were not provoked in this run"
 
@@ -112,7 +113,8 @@ def prove_live(
             sources += _replays(built, stack)
         if options.workload and (job := _job_of(built, "workload")):
             progress("starting the decode workload")
-            decode = stack.enter_context(serve_workload(workdir, options.workload))
+            slowly = SLOWLY if options.vllm else ()
+            decode = stack.enter_context(serve_workload(workdir, options.workload, slowly))
             sources.append(Source(job, decode.target, kind="workload"))
         server = _vllm(options, workdir, progress, stack)
         real = [Source(_job(built, "vllm"), server.target, kind="vllm")] if server else []
@@ -228,11 +230,14 @@ def _watch(
     """Poll both stages until nothing more can come, or the time is over."""
     began = time.monotonic()
     asked = 0.0
+    let_go = False
+    if alerts and drive is None:
+        alerts.let_go()
     complete = False
     said = ""
 
     def done() -> bool:
-        nonlocal asked, complete, said
+        nonlocal asked, complete, said, let_go
         now = time.monotonic()
         if not complete and now - asked >= values.interval:
             complete = values.poll() or (not values.failing and now - began >= options.settle)
@@ -248,8 +253,12 @@ def _watch(
                 if alerts:
                     alerts.note_silence()
                     alerts.cross_check(drive.reports[STEADY])
+                    alerts.let_go(alerts.names - drive.provokes)
                 drive.go_on()
             return False
+        if alerts and not let_go:
+            let_go = True
+            alerts.let_go()  # what the real server could not be brought to
         return finished and (complete or now - began >= options.seconds)
 
     longest = max(options.seconds, alerts.patience if alerts else 0.0, LONGEST_DRIVE if drive else 0.0)

@@ -34,12 +34,12 @@ def test_durations_are_divided_and_numbers_are_not() -> None:
 @pytest.mark.parametrize(
     ("expr", "factor", "seconds"),
     [
-        ("rate(x[5m])", 60, 0.5),
-        ("rate(x[5m])", 90, 0.333),
+        ("rate(x[5m])", 60, 1.0),
+        ("rate(x[5m])", 90, 0.667),
         ("rate(x[5m])", 300, 0.25),
-        ("rate(x[1h]) + rate(x[1m])", 10, 0.6),
+        ("rate(x[1h]) + rate(x[1m])", 10, 1.2),
         ("x", 1, 15.0),
-        ("x", 100, 0.3),
+        ("x", 100, 0.6),
     ],
 )
 def test_how_often_is_scraped(expr: str, factor: float, seconds: float) -> None:
