@@ -10,9 +10,12 @@ The two must agree within what is known of how they differ, and of that only:
 - *How many.* rate() extrapolates from f and l to the window's ends: by the distance to an end or, where that
   is over 1.1 scrape intervals, by half an interval; at the start by less if a counter would fall below zero.
   So its factor lies between 1 + b/(l - f) and 1 + (a + b)/(l - f), a and b being its reach at start and end.
-- *How long.* A client's seconds are the server's plus at most `lag`; between two tokens, plus or minus it. A
-  quantile is known to the bucket of its order statistic, so it must lie in a bucket that holds one of the
-  values which all of the above allows.
+- *How long.* A client's seconds are the server's plus at most `lag` on the way there and on the way back.
+  Between two tokens they may be less by one `lag`; how much more is not known, as vLLM sends the tokens of
+  several steps at once to clients that lag. A quantile is known to the bucket of its order statistic, so it
+  must lie in a bucket that holds one of the values which all of the above allows. Every bucket's rate has a
+  factor of its own, so one bucket's count may weigh more than the next one's: by up to u = a/(l - f + b). The
+  rank of a quantile q of n is known to lie between qn/(1 + u) and qn(1 + u), no better; a mean likewise.
 
 Nothing here is tuned: a value that differs by more is wrong, or one of these sentences is.
 """
@@ -58,14 +61,20 @@ class Event:
 class Moment:
     """A recorded value at a time, and the times of the scrapes that it rests on (seconds since the epoch).
 
-    `blur` is how long after a scrape's time a client may still see what that scrape counted.
+    A scrape took up to `scraping` seconds, and clients learned of things up to `lag` seconds late.
     """
 
     at: float
     value: float
     window: float
     scrapes: tuple[float, ...]
-    blur: float
+    scraping: float
+    lag: float
+
+    @property
+    def blur(self) -> float:
+        """How long after a scrape's time a client may still see what that scrape counted."""
+        return self.scraping + self.lag
 
     @property
     def sure(self) -> Span:
@@ -86,6 +95,12 @@ class Moment:
         start, end = (gap if gap < 1.1 * interval else interval / 2 for gap in gaps)
         return 1 + end / (last - first), 1 + (start + end) / (last - first)
 
+    @property
+    def uneven(self) -> float:
+        """By how much more than another series of the same scrapes one may be extrapolated."""
+        least, most = self.factor
+        return most / least - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -97,8 +112,8 @@ class Measure:
     quantile: float = 0.0
 
     @property
-    def either(self) -> bool:
-        """Whether a client's value may also be less than the server's: it lies between two arrivals."""
+    def merged(self) -> bool:
+        """Whether a client may see one event for several of the server's: steps that are sent at once."""
         return self.family == "vllm:inter_token_latency_seconds"
 
     def __str__(self) -> str:
@@ -129,12 +144,11 @@ def measure_of(rule: RecordingRule) -> Measure | None:
 
 
 def allowed(
-    measure: Measure, moment: Moment, outcomes: Sequence[Outcome], edges: Sequence[float], lag: float
+    measure: Measure, moment: Moment, outcomes: Sequence[Outcome], edges: Sequence[float]
 ) -> tuple[float, Span] | None:
     """The clients' own value at a moment, and the range in which the recorded one must lie.
 
-    `edges` are the finite upper edges of the family's buckets, `lag` is in seconds. None where too little
-    happened in the window.
+    `edges` are the finite upper edges of the family's buckets. None where too little happened in the window.
     """
     if measure.kind == "rate":
         least, most = _counted(measure, moment, outcomes)
@@ -143,15 +157,14 @@ def allowed(
     sure, maybe = _within(moment, [event for one in outcomes for event in _events(measure, one)])
     if len(sure) < LEAST_EVENTS:
         return None
-    early = lag if measure.either else 0.0
+    down, up = (math.inf, moment.lag) if measure.merged else (2 * moment.lag, 0.0)
     if measure.kind == "mean":
         low, high = _mean_span(sure, maybe)
-        own = sum(sure + maybe) / len(sure + maybe)
-        return own, (low - lag, high + early)
-    first, last = moment.factor
-    low, high = _quantile_span(measure.quantile, sure, maybe, last / first - 1)
-    own = sorted(sure + maybe)[_rank(measure.quantile, len(sure + maybe)) - 1]
-    return own, (_edge_below(edges, low - lag), _edge_above(edges, high + early))
+        weight = 1 + moment.uneven
+        return sum(sure + maybe) / len(sure + maybe), ((low - down) / weight, (high + up) * weight)
+    low, high = _quantile_span(measure.quantile, sure, maybe, moment.uneven)
+    own = sorted(sure + maybe)[_rank(measure.quantile * len(sure + maybe)) - 1]
+    return own, (_edge_below(edges, low - down), _edge_above(edges, high + up))
 
 
 def _events(measure: Measure, outcome: Outcome) -> Iterator[Event]:
@@ -211,16 +224,16 @@ def _mean_span(sure: Sequence[float], maybe: Sequence[float]) -> Span:
 def _quantile_span(quantile: float, sure: Sequence[float], maybe: Sequence[float], uneven: float) -> Span:
     """The least and the greatest order statistic of a quantile, of what is sure and any part of what may be.
 
-    Each bucket's rate is extrapolated for itself, so one event may weigh up to 1 + `uneven` times another:
-    the rank k is least where k(1+u) = q(k(1+u) + n - k), and greatest where k = q(k + (n - k)(1+u)).
+    The greatest is infinite where the greatest rank lies beyond the last event: a bucket that is extrapolated
+    more than those below then looks as if something was in it.
     """
     low, high = math.inf, -math.inf
-    least = quantile / (1 + uneven - quantile * uneven)
-    most = quantile * (1 + uneven) / (1 + quantile * uneven)
     for part in _parts(maybe):
         values = sorted([*sure, *part])
-        low = min(low, values[_rank(least, len(values)) - 1])
-        high = max(high, values[_rank(most, len(values), above=True) - 1])
+        rank = quantile * len(values)
+        most = math.floor(rank * (1 + uneven) + 1e-9) + 1
+        low = min(low, values[min(_rank(rank / (1 + uneven)), len(values)) - 1])
+        high = max(high, values[most - 1] if most <= len(values) else math.inf)
     return low, high
 
 
@@ -232,11 +245,9 @@ def _parts(maybe: Sequence[float]) -> Iterator[list[float]]:
         yield ordered[len(ordered) - count :]
 
 
-def _rank(quantile: float, count: int, *, above: bool = False) -> int:
-    """The rank of an order statistic, from 1; where it is just between two, the lower one or that above."""
-    exact = quantile * count
-    rank = math.floor(exact + 1e-9) + 1 if above else math.ceil(exact - 1e-9)
-    return min(max(rank, 1), count)
+def _rank(exact: float) -> int:
+    """The rank of an order statistic, from 1; where it is just between two, the lower one."""
+    return max(math.ceil(exact - 1e-9), 1)
 
 
 def _edge_below(edges: Sequence[float], value: float) -> float:

@@ -16,7 +16,7 @@ import time
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Literal, TypeAlias
 
 from monitorgen.errors import InputError
@@ -194,7 +194,7 @@ class _Reading:
             error=self.error,
             prompt_tokens=self.usage.get("prompt_tokens"),
             generated_tokens=self.usage.get("completion_tokens"),
-            gaps=tuple(after - before for before, after in zip(self.times, self.times[1:], strict=False)),
+            gaps=tuple(after - before for before, after in pairwise(self.times)),
             finish=self.finish,
             sent=self.sent,
         )

@@ -4,14 +4,14 @@ The same requests are measured twice, by vLLM (whose metrics the recording rules
 `agreement` says how far the two may lie apart. Here the recorded values and the scrapes that they rest on are
 fetched, and compared at every moment of the load that says something.
 
-A client's lag is measured, not assumed: it is the slowest answer to a request that the server refuses without
-any work. The load must be the server's only traffic, and its answers must have been read to their ends.
+How late clients learn of things is measured, not assumed, by the load's pulse. The load must be the server's
+only traffic, and its answers must have been read to their ends: nobody hangs up, and nothing is aborted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from monitorgen.bundle import RecordingRule
@@ -20,6 +20,7 @@ from monitorgen.prove.agreement import Measure, Moment, Span, allowed, measure_o
 from monitorgen.prove.ledger import Proof
 from monitorgen.prove.load import LoadReport
 from monitorgen.prove.prometheus import PrometheusClient
+from monitorgen.prove.pulse import lag_within
 
 CLAIM = "agrees with the client's own measure"
 HEARTBEAT = "vllm:num_requests_running"  # on every scrape of a vLLM, whatever it does
@@ -108,37 +109,30 @@ def cross_check(
     window that reaches further back is not compared.
     Raises `InputError` for a load that cannot be compared, and `PrometheusError`.
     """
-    lag = lag_of(load)
+    if not load.beats:
+        raise InputError(
+            "the load was run without a pulse: how late its clients learn of things is not known"
+        )
+    broken = sum(not outcome.complete for outcome in load.outcomes if not 400 <= outcome.status < 500)
+    if broken or not load.outcomes:
+        raise InputError(f"{broken} of {len(load.outcomes)} answers were not read to their end")
     began = min(outcome.sent for outcome in load.outcomes)
     measured = [(rule, measure) for rule in rules if (measure := measure_of(rule))]
     watch = _Watch(client, f'{{instance="{instance}"}}', began, began + load.seconds, interval)
-    blur = watch.slowest_scrape() + lag
     longest = max((measure.window / time_scale for _, measure in measured), default=0.0)
     scrapes = watch.scrapes((since or began) - longest)
-    checks, skipped = [], {}
+    checks, skipped, lags = [], {}, [0.0]
     for rule, measure in measured:
-        moments = watch.moments(rule.record, measure.window / time_scale, scrapes, blur, since or began)
+        window = measure.window / time_scale
+        moments = tuple(watch.moments(rule.record, window, scrapes, load, since or began))
         edges = watch.edges(measure) if measure.kind == "quantile" else ()
-        found = _compare(rule.id, measure, moments, load, edges, lag)
+        found = _compare(rule.id, measure, moments, load, edges)
+        lags += [moment.lag for moment in moments]
         if isinstance(found, CrossCheck):
             checks.append(found)
         else:
             skipped[rule.id] = found
-    return CrossReport(tuple(checks), skipped, lag)
-
-
-def lag_of(load: LoadReport) -> float:
-    """The seconds by which clients learn of something later than the server, at most.
-
-    Raises `InputError` for a load without refused requests, or with answers that were not read to their end.
-    """
-    refused = [outcome.total for outcome in load.outcomes if 400 <= outcome.status < 500]
-    broken = sum(not outcome.complete for outcome in load.outcomes if not 400 <= outcome.status < 500)
-    if not refused:
-        raise InputError("a load without refused requests does not tell its clients' own delay")
-    if broken:
-        raise InputError(f"{broken} answers were not read to their end: what they were is not known")
-    return max(refused)
+    return CrossReport(tuple(checks), skipped, max(lags))
 
 
 def _compare(
@@ -147,14 +141,13 @@ def _compare(
     moments: Sequence[Moment],
     load: LoadReport,
     edges: Sequence[float],
-    lag: float,
 ) -> CrossCheck | str:
     """The check of one rule at all of its moments, or the reason why there is none."""
     if not moments:
         return f"nothing was recorded over a whole window ({measure}) while the load ran"
     told: list[CrossCheck] = []
     for moment in moments:
-        answer = allowed(measure, moment, load.outcomes, edges, lag)
+        answer = allowed(measure, moment, load.outcomes, edges)
         if answer is None:
             continue
         own, (low, high) = answer
@@ -180,17 +173,10 @@ class _Watch:
     end: float
     interval: float
 
-    def scrapes(self, since: float) -> tuple[float, ...]:
-        """The times of the scrapes, ascending; asked for twice an interval, so that none is missed."""
-        asked = f"timestamp({HEARTBEAT}{self.labels})"
-        found = self.client.query_range(asked, since, self.end, self.interval / 2)
-        return tuple(sorted({at for series in found for _, at in series.points}))
-
-    def slowest_scrape(self) -> float:
-        """The longest that a scrape took, in seconds."""
-        asked = f"scrape_duration_seconds{self.labels}"
-        found = self.client.query_range(asked, self.start, self.end, self.interval / 2)
-        return max((value for series in found for _, value in series.points), default=self.interval)
+    def scrapes(self, since: float) -> dict[float, float]:
+        """When each scrape that got the server's metrics began, and how many seconds it took."""
+        took = dict(self._samples("scrape_duration_seconds", since))
+        return {at: took.get(at, self.interval) for at, _ in self._samples(HEARTBEAT, since)}
 
     def edges(self, measure: Measure) -> tuple[float, ...]:
         """The finite upper edges of the family's buckets."""
@@ -199,22 +185,29 @@ class _Watch:
         return tuple(edge for edge in edges if math.isfinite(edge))
 
     def moments(
-        self, record: str, window: float, scrapes: Sequence[float], blur: float, since: float
-    ) -> tuple[Moment, ...]:
+        self, record: str, window: float, scrapes: Mapping[float, float], load: LoadReport, since: float
+    ) -> Iterator[Moment]:
         """The recorded values whose windows say something of this load alone."""
-        values: dict[float, float] = {}
-        asked = (f"{record}{self.labels}", f"timestamp({record}{self.labels})")
-        told, at = (self.client.query_range(one, self.start, self.end, self.interval / 2) for one in asked)
+        for at, value in self._samples(record, self.start):
+            begin = at - window
+            inside = tuple(time for time in scrapes if begin < time <= at)
+            if len(inside) < 3 or inside[0] < since or any(abs(time - begin) < EDGE for time in scrapes):
+                continue
+            # what a window counts may have been sent long before it: look back as far as that
+            oldest = min((one.sent for one in load.outcomes if one.sent + one.total > begin), default=at)
+            lag = lag_within(load.beats, max(min(begin, oldest), self.start), inside[-1])
+            if lag is not None:
+                scraping = max(scrapes[time] for time in inside)
+                yield Moment(at, value, window, inside, scraping, lag)
+
+    def _samples(self, name: str, since: float) -> list[tuple[float, float]]:
+        """The samples of the server's one series of a name, ascending; empty if it has several.
+
+        They are asked for twice an interval, so that none is missed, with the times that they really have.
+        """
+        asked = (f"{name}{self.labels}", f"timestamp({name}{self.labels})")
+        told, at = (self.client.query_range(one, since, self.end, self.interval / 2) for one in asked)
         if len(told) != 1 or len(at) != 1:
-            return ()
+            return []
         stamps = dict(at[0].points)
-        for step, value in told[0].points:
-            if step in stamps:
-                values[stamps[step]] = value
-        moments = []
-        for stamp, value in sorted(values.items()):
-            inside = tuple(time for time in scrapes if stamp - window < time <= stamp)
-            near = [time for time in scrapes if abs(time - (stamp - window)) < EDGE]
-            if len(inside) >= 3 and not near and inside[0] >= since and stamp <= self.end:
-                moments.append(Moment(stamp, value, window, inside, blur))
-        return tuple(moments)
+        return sorted({stamps[step]: value for step, value in told[0].points if step in stamps}.items())

@@ -62,8 +62,8 @@ class Stall:
 class SlowMotion:
     """The engine takes a step every `step` seconds, for `seconds`: as if it was throttled that much.
 
-    Between its steps it is stopped. It counts its steps itself, and one that came early is made up for: so
-    the pace does not depend on the machine.
+    Between its steps it is stopped. It counts its steps itself, and two at once are followed by twice the
+    time: so the pace does not depend on the machine.
     """
 
     seconds: float
@@ -78,7 +78,7 @@ class SlowMotion:
         while not over.is_set() and time.monotonic() < end:
             with stopped(engine):  # a slice's steps are counted while no other can begin
                 now = sample_sum(server.url, (STEPS,))
-                due = max(due, time.monotonic() - self.step) + (now - before) * self.step
+                due = max(due, time.monotonic()) + (now - before) * self.step
                 before = now
                 over.wait(max(0.0, min(due, end) - time.monotonic()))
             over.wait(SLICE)

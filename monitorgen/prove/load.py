@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from monitorgen.errors import InputError
 from monitorgen.prove.client import Arrival, Kind, Outcome, Wires, loopback_address, send
+from monitorgen.prove.pulse import Beat, Pulse
 
 __all__ = ["Arrival", "LoadPlan", "LoadReport", "Outcome", "loopback_address", "run_load", "send"]
 WORDS = (
@@ -45,7 +46,8 @@ class LoadPlan:
     requests comes at once every `burst_every` seconds. Requests beyond `max_in_flight` are counted as
     dropped, not queued here: so a high rate keeps that many in flight, however fast the server is.
     With `ignore_eos` every answer has its full length. What is unanswered `drain` seconds after the end is
-    cut off.
+    cut off. With `pulse`, the server is asked a small question every so many seconds, which tells how late
+    clients learn of things.
     """
 
     seconds: float = 120.0
@@ -66,6 +68,7 @@ class LoadPlan:
     max_requests: int = 5000
     request_timeout: float = 60.0
     drain: float = 60.0
+    pulse: float = 0.0
     model: str = "tiny"
     seed: int = 7
 
@@ -113,6 +116,7 @@ class LoadReport:
     outcomes: tuple[Outcome, ...]
     dropped: int
     seconds: float
+    beats: tuple[Beat, ...] = ()
 
     @property
     def statuses(self) -> Mapping[int, int]:
@@ -168,7 +172,10 @@ def run_load(
     wires = Wires()
     dropped = 0
     start = time.monotonic()
-    with ThreadPoolExecutor(plan.max_in_flight, thread_name_prefix="load") as pool:
+    with (
+        Pulse(address, plan.pulse) as pulse,
+        ThreadPoolExecutor(plan.max_in_flight, thread_name_prefix="load") as pool,
+    ):
         try:
             for arrival in plan.arrivals():
                 if halt.wait(max(0.0, start + arrival.at - time.monotonic())):
@@ -186,7 +193,7 @@ def run_load(
         finally:  # whatever ended the load, nobody waits for answers any more
             wires.cut()
     outcomes = tuple(future.result() for future in futures)
-    return LoadReport(outcomes, dropped, time.monotonic() - start)
+    return LoadReport(outcomes, dropped, time.monotonic() - start, tuple(pulse.beats))
 
 
 def _await_all(futures: Sequence[Future[Outcome]], seconds: float, halt: threading.Event) -> None:

@@ -62,8 +62,9 @@ _ALL = (
             max_tokens=(8, 12, 16, 160),
             shared_prefix_share=0.5,
             shared_prefix_tokens=144,
-            invalid_share=0.1,  # how fast these are refused tells how far clients lag behind
+            invalid_share=0.1,
             max_in_flight=8,
+            pulse=0.02,  # so that what clients measured can be compared with what was recorded
         ),
     ),
     Scenario(
@@ -154,13 +155,13 @@ _ALL = (
         "an engine that takes a step every two seconds, with more waiting than it has seats for",
         replace(
             COLD,
-            seconds=50,
+            seconds=52,
             rate=200.0,
-            prompt_tokens=(97, 99),
-            max_tokens=(12, 13, 14, 15, 16, 17, 18, 19, 20),
+            prompt_tokens=(97, 99),  # four steps of prefill
+            max_tokens=(12, 13, 14, 15, 16, 17, 18),  # so that one finishes every few seconds, after 33
             max_in_flight=62,
         ),
-        SlowMotion(seconds=50, step=2.0),
+        SlowMotion(seconds=52, step=2.2),
         provokes=(
             "QueueStalled",
             "TTFTHigh",
