@@ -6,7 +6,8 @@ The two must agree within what is known of how they differ, and of that only:
 - *Which requests.* A recorded value at time t rests on the first and the last scrape, f and l, in its
   window. A scrape takes up to d seconds, and clients learn of an event up to `lag` seconds after the server.
   So what clients saw within (f + d + lag, l] was surely counted, and what they saw outside of
-  (f, l + d + lag] surely not. Between these both is possible, and both is allowed.
+  (f, l + d + lag] surely not. Between these both is possible, and both is allowed. The newest scrape may not
+  have been stored yet when the rule was evaluated; then l is the one before.
 - *How many.* rate() extrapolates from f and l to the window's ends: by the distance to an end or, where that
   is over 1.1 scrape intervals, by half an interval; at the start by less if a counter would fall below zero.
   So its factor lies between 1 + b/(l - f) and 1 + (a + b)/(l - f), a and b being its reach at start and end.
@@ -26,7 +27,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from monitorgen import promql
@@ -150,6 +151,19 @@ def allowed(
 
     `edges` are the finite upper edges of the family's buckets. None where too little happened in the window.
     """
+    found = _allowed(measure, moment, outcomes, edges)
+    unstored = replace(moment, scrapes=moment.scrapes[:-1])
+    other = _allowed(measure, unstored, outcomes, edges)
+    if found is None or other is None:
+        return None
+    own, (low, high) = found
+    return own, (min(low, other[1][0]), max(high, other[1][1]))
+
+
+def _allowed(
+    measure: Measure, moment: Moment, outcomes: Sequence[Outcome], edges: Sequence[float]
+) -> tuple[float, Span] | None:
+    """The same, if all scrapes of the moment had been stored when the rule was evaluated."""
     if measure.kind == "rate":
         least, most = _counted(measure, moment, outcomes)
         low, high = moment.factor
@@ -172,7 +186,7 @@ def _events(measure: Measure, outcome: Outcome) -> Iterator[Event]:
     if measure.family == "vllm:time_to_first_token_seconds" and outcome.ttft is not None:
         yield Event(outcome.sent + outcome.ttft, outcome.ttft)
     if measure.family == "vllm:e2e_request_latency_seconds" and outcome.complete:
-        yield Event(outcome.sent + outcome.total, outcome.total)
+        yield Event(outcome.tokens_at[-1], outcome.tokens_at[-1] - outcome.sent)
     if measure.family == "vllm:inter_token_latency_seconds":
         yield from map(Event, outcome.tokens_at[1:], outcome.gaps)
 
@@ -187,7 +201,7 @@ def _counted(measure: Measure, moment: Moment, outcomes: Iterable[Outcome]) -> S
             low, high = _tokens(moment, outcome)
         else:
             prompt = measure.family == "vllm:prompt_tokens_total"
-            at = outcome.tokens_at[0] if prompt else outcome.sent + outcome.total
+            at = outcome.tokens_at[0 if prompt else -1]
             weight = float(outcome.prompt_tokens or 0) if prompt else 1.0
             low, high = weight * _inside(at, moment.sure), weight * _inside(at, moment.possible)
         least, most = least + low, most + high

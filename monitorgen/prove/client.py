@@ -87,7 +87,9 @@ class Outcome:
     @property
     def complete(self) -> bool:
         """Whether the answer was read to its end, with the count of its tokens."""
-        return self.status == 200 and self.generated_tokens is not None and not self.error
+        return (
+            self.status == 200 and self.generated_tokens is not None and bool(self.chunks) and not self.error
+        )
 
 
 class Wires:

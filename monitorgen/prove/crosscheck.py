@@ -191,7 +191,7 @@ class _Watch:
         for at, value in self._samples(record, self.start):
             begin = at - window
             inside = tuple(time for time in scrapes if begin < time <= at)
-            if len(inside) < 3 or inside[0] < since or any(abs(time - begin) < EDGE for time in scrapes):
+            if len(inside) < 4 or inside[0] < since or any(abs(time - begin) < EDGE for time in scrapes):
                 continue
             # what a window counts may have been sent long before it: look back as far as that
             oldest = min((one.sent for one in load.outcomes if one.sent + one.total > begin), default=at)

@@ -115,7 +115,8 @@ class World:
         def counter(read: float) -> float:
             return before + sums[bisect_right(times, read)]
 
-        inside = [one for one in self.scrapes if at - window < one[0] <= at]
+        stored = [one for one in self.scrapes if one[1] <= at]  # a rule is evaluated before later ones are
+        inside = [one for one in stored if at - window < one[0] <= at]
         (first, first_read), (last, last_read) = inside[0], inside[-1]
         begins, grown = counter(first_read), counter(last_read) - counter(first_read)
         length = last - first
@@ -384,7 +385,9 @@ def test_a_value_above_the_last_edge_is_recorded_as_that_edge() -> None:
     world = World(8)
     world.events["e2e"] = [(at, value + 6) for at, value in world.events["e2e"]]
     world.outcomes = [
-        replace(o, sent=o.sent - 6, total=o.total + 6) for o in world.outcomes if o.status == 200
+        replace(o, sent=o.sent - 6, ttft=(o.ttft or 0) + 6, total=o.total + 6)
+        for o in world.outcomes
+        if o.status == 200
     ]
     load = replace(world.load(), seconds=SECONDS + 6)
     report = check(world, [quantile_rule("e2e", 0.5, "p50")], load)
