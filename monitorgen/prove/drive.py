@@ -34,7 +34,7 @@ class Drive:
         self._progress = progress
         self._stop, self._calm, self._go_on = (threading.Event() for _ in range(3))
         self._error: BaseException | None = None
-        self._said = ""
+        self._said: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="drive", daemon=True)
 
     @property
@@ -86,6 +86,6 @@ class Drive:
         self.reports.update(reports)
 
     def _tell(self, name: str, seconds: float) -> None:
-        if name != self._said:
-            self._said = name
+        if name not in self._said:
+            self._said.add(name)
             self._progress(f"vLLM under load: {name}")
