@@ -100,5 +100,23 @@ WORKLOADS: tuple[Workload, ...] = (
         "A V1 engine's batches decoded on bucketed graphs under traffic.",
         {"optimized": "monitorgen.kernels.decode.v1_bucketed_decode_loop"},
     ),
+    Workload(
+        "vllm_decode_graphs",
+        "decode",
+        "Ragged decode: a CUDA graph for every batch size seen, against padded buckets captured ahead.",
+        {
+            "baseline": "monitorgen.kernels.decode.baseline_vllm_decode_graphs",
+            "optimized": "monitorgen.kernels.decode.optimized_vllm_decode_graphs",
+        },
+    ),
+    Workload(
+        "decode_throughput",
+        "decode",
+        "Decode steps of one batch size: launched kernel by kernel, against fused kernels in a CUDA graph.",
+        {
+            "baseline": "monitorgen.kernels.decode.baseline_decode_throughput",
+            "optimized": "monitorgen.kernels.decode.optimized_decode_throughput",
+        },
+    ),
 )
 """Every workload that is bundled, in the order in which they are listed."""

@@ -52,20 +52,24 @@ class Config:
         return self.layers * layer + self.hidden + self.vocab * self.hidden * (1 if self.tied else 2)
 
     def step_bytes(self, rows: int, context: int, element: int) -> int:
-        """Bytes that a decode step of `rows` requests with `context` tokens each has to move at least.
+        """Bytes that a decode step of `rows` requests with `context` tokens in all has to move at least.
 
         All weights once (of the embedding only the rows of the tokens), keys and values of the context read,
-        and those of the new token written. `element` is bytes per number.
+        and those of the new tokens written. `element` is bytes per number.
         """
         weights = self.parameters - (0 if self.tied else self.vocab * self.hidden) + rows * self.hidden
-        kv = 2 * self.layers * self.kv_heads * self.head_dim * rows * (context + 1)
-        return (weights + kv) * element
+        return (weights + self.token_numbers * (context + rows)) * element
 
     def step_flops(self, rows: int, context: int) -> int:
-        """Floating point operations of a decode step: 2 for each multiply-add of a row."""
+        """Floating point operations of such a step: two for each multiply-add."""
         linear = self.parameters - (0 if self.tied else self.vocab * self.hidden)
-        attention = 2 * self.layers * self.heads * self.head_dim * (context + 1)
-        return 2 * rows * (linear + attention)
+        attention = 2 * self.layers * self.heads * self.head_dim * (context + rows)
+        return 2 * (rows * linear + attention)
+
+    @property
+    def token_numbers(self) -> int:
+        """Numbers that a token has in the cache: keys and values of all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim
 
 
 SHAPES: Mapping[str, Config] = {

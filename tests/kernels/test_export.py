@@ -14,6 +14,7 @@ import timeit
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -248,7 +249,9 @@ with exporting(port=0, duration={duration}) as port:
     [(True, 128 + signal.SIGTERM, "goes down: SIGTERM"), (False, 0, "goes down: SIGTERM")],
     ids=["at work", "serving on"],
 )
-def test_sigterm_ends_a_workload_within_a_second(busy: bool, code: int, said: str) -> None:
+def test_sigterm_ends_a_workload_within_a_second(
+    busy: bool, code: int, said: str, end_by_sigterm: Any
+) -> None:
     program = PROGRAM.format(duration=60, busy=busy)
     with subprocess.Popen(
         [sys.executable, "-c", program],
@@ -264,10 +267,8 @@ def test_sigterm_ends_a_workload_within_a_second(busy: bool, code: int, said: st
         if not busy:
             while "work done" not in process.stderr.readline():
                 assert process.poll() is None
-        sent = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=10)
-        assert time.monotonic() - sent < 1
+        seconds, errors = end_by_sigterm(process)
+        assert seconds < 1
     assert process.returncode == code
     assert said in errors
     assert "Traceback" not in errors

@@ -1,0 +1,26 @@
+"""Decode steps of fused kernels in a CUDA graph."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from monitorgen.kernels.decode import decode_throughput_common as common
+from monitorgen.kernels.workload import Run
+
+command = common.make_command("optimized", "Decode with fused kernels in a CUDA graph.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command of this arm; returns the exit code."""
+    code: int = common.main("optimized", command, argv)
+    return code
+
+
+def prepare(flags: Sequence[str]) -> Run:
+    """This arm ready to be timed. Raises UsageError for flags that it does not take."""
+    return common.prepare("optimized", command, flags)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
