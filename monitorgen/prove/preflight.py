@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 
 from monitorgen.bundle import ScrapeJob
 from monitorgen.catalog.exposition import Exposed
@@ -82,8 +84,22 @@ def preflight_all(
     sources = tuple(dict.fromkeys(parse_source(text, access, jobs) for text in texts))
     if sources:
         access.check()
-    with ThreadPoolExecutor(max_workers=max(1, min(16, len(sources)))) as pool:
-        return tuple(pool.map(lambda one: preflight(one, jobs, timeout=timeout, limit=limit), sources))
+    futures = [_aside(partial(preflight, one, jobs, timeout=timeout, limit=limit)) for one in sources]
+    return tuple(future.result() for future in futures)
+
+
+def _aside(look: Callable[[], Checked]) -> Future[Checked]:
+    """Let a look happen on a thread of its own, for which nobody waits when the run is interrupted."""
+    future: Future[Checked] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(look())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True, name="preflight").start()
+    return future
 
 
 def _parse(source: Source, answer: Answer, limit: int) -> tuple[Exposed, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,21 +18,24 @@ import pytest
 from monitorgen.prove.leaving import clean_exit, shielded, undone, workfolder
 from monitorgen.prove.processes import poll_until
 
+TOKEN = "hunter2-token-value"  # what must not be seen anywhere
+PAGE = '# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{engine="0",model_name="m"} 3\n'
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 
 
 @pytest.fixture
 def prove(
-    one_prometheus: Path, tmp_path: Path
+    one_prometheus: Path, one_alertmanager: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Path]]]:
     """Starts `monitorgen prove` as a process of its own; the file gets what it says."""
+    monkeypatch.setenv("MONITORGEN_ALERTMANAGER", str(one_alertmanager))
     begun: list[subprocess.Popen[bytes]] = []
 
-    def start() -> tuple[subprocess.Popen[bytes], Path]:
+    def start(*options: str) -> tuple[subprocess.Popen[bytes], Path]:
         said = tmp_path / "said"
         command = [
             sys.executable, "-m", "monitorgen", "prove", "--prometheus-bin", one_prometheus,
-            "--report", tmp_path / "ledger.json",
+            "--report", tmp_path / "ledger.json", "--no-workload", *options,
         ]  # fmt: skip
         with said.open("wb") as sink:
             begun.append(subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True))
@@ -62,14 +67,14 @@ def wait(process: subprocess.Popen[bytes], holds: Callable[[], bool]) -> None:
     ],
 )
 def test_a_signal_at_any_moment_leaves_nothing(
-    moment: str, number: signal.Signals, code: int, prove: Any, temporary: Path
+    moment: str, number: signal.Signals, code: int, prove: Any, temporary: Path, tmp_path: Path
 ) -> None:
-    """The autouse fixture looks for what was left."""
-    process, said = prove()
+    """The autouse fixture looks for what was left; what was proven by then is in the ledger."""
+    process, said = prove(*([] if moment == "a temporary folder" else ["--live-only"]))
     happened: dict[str, Callable[[], bool]] = {
         "a temporary folder": lambda: any(temporary.iterdir()),
-        "prometheus starts": lambda: any(temporary.glob("*/prometheus.log")),
-        "prometheus answers": lambda: any(temporary.glob("*/tsdb/wal")),
+        "prometheus starts": lambda: any(temporary.rglob("prometheus.log")),
+        "prometheus answers": lambda: any(temporary.rglob("tsdb/wal")),
         "asking": lambda: b"scrapes" in said.read_bytes(),
     }
     wait(process, happened[moment])
@@ -79,11 +84,68 @@ def test_a_signal_at_any_moment_leaves_nothing(
     assert "Traceback" not in said.read_text()
     if number == signal.SIGINT:
         assert said.read_text().rstrip().endswith("interrupted")
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
+    if moment == "asking":
+        assert json.loads((tmp_path / "ledger.json").read_text())["items"]
+
+
+def test_a_secret_is_in_nothing_that_is_written_or_printed(
+    prove: Any, serve: Any, temporary: Path, tmp_path: Path
+) -> None:
+    """One of the endpoints even sends the credentials back, on a page that cannot be read."""
+    (tmp_path / "token").write_text(TOKEN)
+    temporaries: set[bytes] = set()
+
+    def answer(request: Any) -> None:
+        temporaries.update(path.read_bytes() for path in temporary.rglob("*.yml"))
+        if request.headers.get("Authorization") == f"Bearer {TOKEN}":
+            request.send(PAGE)
+        else:
+            request.send(f"not {request.headers.get('Authorization')}", 401)
+
+    good, bad = serve(answer), serve(lambda request: request.send(f"{request.headers['Authorization']}\n"))
+    process, said = prove(
+        "--live-only", "--no-alerts", "--scrape", f"vllm={good.url}", "--scrape", f"vllm={bad.url}",
+        "--bearer-token-file", str(tmp_path / "token"),
+        "--report", str(tmp_path / "page.html"), "--report", str(tmp_path / "junit.xml"),
+    )  # fmt: skip
+    wait(process, lambda: b"queries have values" in said.read_bytes())
+    command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert {good.seen[-1], bad.seen[-1]} == {f"Bearer {TOKEN}"}
+    written = [path for path in tmp_path.iterdir() if path.is_file() and path.name != "token"]
+    assert {path.name for path in written} >= {"said", "ledger.json", "page.html", "junit.xml"}
+    assert any(b"credentials_file" in text for text in temporaries)
+    for text in (command, *temporaries, *(path.read_bytes() for path in written)):
+        assert TOKEN.encode() not in text
+    assert "Bearer ***" in said.read_text()
+
+
+def test_endpoints_that_are_all_down_end_it_at_once(prove: Any, serve: Any, tmp_path: Path) -> None:
+    gone, page = serve(lambda request: None), serve(lambda request: request.send("<html>", kind="text/html"))
+    gone.stop()
+    process, said = prove("--live-only", "--scrape", f"vllm={gone.url}", "--scrape", f"vllm={page.url}")
+    assert process.wait(60) == 1
+    for wanted in (f"{gone.url}: nothing listens there", f"{page.url} answers with a web page"):
+        assert wanted in said.read_text()
+        assert wanted in (tmp_path / "ledger.json").read_text()
+    assert "Traceback" not in said.read_text()
+
+
+def test_a_slow_endpoint_does_not_hold_up_the_end(prove: Any, serve: Any) -> None:
+    slow = serve(lambda request: request.server.ended.wait(60))
+    process, _ = prove("--live-only", "--scrape", f"vllm={slow.url}")
+    wait(process, lambda: slow.count > 0)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert time.monotonic() - began < 5  # the look itself would take ten
 
 
 def test_an_impatient_second_signal_breaks_nothing_off(prove: Any, temporary: Path) -> None:
-    process, said = prove()
-    wait(process, lambda: any(temporary.glob("*/tsdb/wal")))
+    process, said = prove("--live-only")
+    wait(process, lambda: any(temporary.rglob("tsdb/wal")))
     for _ in range(5):
         process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
@@ -91,8 +153,8 @@ def test_an_impatient_second_signal_breaks_nothing_off(prove: Any, temporary: Pa
 
 
 def test_a_hung_up_terminal_ends_it_too(prove: Any, temporary: Path) -> None:
-    process, _ = prove()
-    wait(process, lambda: any(temporary.glob("*/prometheus.log")))
+    process, _ = prove("--live-only")
+    wait(process, lambda: any(temporary.rglob("prometheus.log")))
     process.send_signal(signal.SIGHUP)
     assert process.wait(60) == 129
 
