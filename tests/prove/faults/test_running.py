@@ -19,7 +19,6 @@ from monitorgen.prove.prometheus import Prometheus, PrometheusClient, Prometheus
 from monitorgen.prove.questions import Question, Subject
 from monitorgen.prove.running import RunningReport, add_running, ask_running, look_at, same
 
-pytestmark = pytest.mark.xdist_group("running")
 TOKEN = "hunter2-token-value"  # what must not be seen anywhere
 
 # What the server has: rules stand for what it scrapes, too, because they need no target.
