@@ -125,7 +125,7 @@ def answering() -> Iterator[tuple[str, dict[str, tuple[int, str]]]]:
 @pytest.mark.parametrize(
     ("status", "body", "wanted"),
     [
-        (200, "<html>", "does not answer like a Prometheus"),
+        (200, "<html>", "answers with a web page, not with Prometheus' API"),
         (200, "[]", "does not answer like a Prometheus"),
         (200, '{"status": "error", "error": "too much"}', "too much"),
         (422, '{"status": "error", "error": "bad query"}', "Prometheus refuses: bad query"),
