@@ -175,7 +175,7 @@ def _allowed(
     if measure.kind == "mean":
         low, high = _mean_span(sure, maybe)
         weight = 1 + moment.uneven
-        return sum(sure + maybe) / len(sure + maybe), ((low - down) / weight, (high + up) * weight)
+        return sum(sure + maybe) / len(sure + maybe), (max(0.0, low - down) / weight, (high + up) * weight)
     low, high = _quantile_span(measure.quantile, sure, maybe, moment.uneven)
     own = sorted(sure + maybe)[_rank(measure.quantile * len(sure + maybe)) - 1]
     return own, (_edge_below(edges, low - down), _edge_above(edges, high + up))

@@ -119,7 +119,7 @@ _ALL = (
     Scenario(
         "cold_prefixes",
         "no two prompts begin alike, for longer than an hour divided by 60",
-        replace(COLD, seconds=67, rate=5.0, prompt_tokens=(200, 300), max_tokens=(8,), max_in_flight=12),
+        replace(COLD, seconds=65, rate=5.0, prompt_tokens=(200, 300), max_tokens=(8,), max_in_flight=12),
         provokes=("PrefixCacheCold", "SpeculationPoor"),
     ),
     Scenario(
@@ -155,13 +155,13 @@ _ALL = (
         "an engine that takes a step every two seconds, with more waiting than it has seats for",
         replace(
             COLD,
-            seconds=52,
+            seconds=54,
             rate=200.0,
             prompt_tokens=(97, 99),  # four steps of prefill
             max_tokens=(12, 13, 14, 15, 16, 17, 18),  # so that one finishes every few seconds, after 33
             max_in_flight=62,
         ),
-        SlowMotion(seconds=52, step=2.2),
+        SlowMotion(seconds=54, step=2.2),
         provokes=(
             "QueueStalled",
             "TTFTHigh",
@@ -191,7 +191,7 @@ _ALL = (
     Scenario(
         "hang",
         "a server that does not answer, not even for its metrics",
-        replace(CALM, seconds=6, rate=1.0, prompt_tokens=(16,), max_tokens=(4,), drain=3.0),
+        replace(CALM, seconds=6, rate=1.0, prompt_tokens=(16,), max_tokens=(4,), drain=1.0),
         Hang(seconds=5),
         provokes=("TargetDown",),
     ),

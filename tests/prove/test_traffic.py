@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -294,3 +295,15 @@ def test_a_server_that_died_is_told(server: VllmServer, known: dict[str, Scenari
     server.child.stop()
     with pytest.raises(ProcessError, match="like vLLM ended"):
         run_scenarios(server, ["one", "two"])
+
+
+def test_in_slow_motion_some_answer_ends_in_every_window() -> None:
+    """The first dozen have the seats; their lengths leave no five seconds, a window, without an end."""
+    one = SCENARIOS["slow_motion"]
+    assert isinstance(one.disturbance, SlowMotion)
+    lengths = sorted(arrival.max_tokens for arrival in one.plan.arrivals()[: SERVER.max_num_seqs])
+    gaps = [after - before for before, after in pairwise(lengths)]
+    assert max(gaps) * one.disturbance.step < 5.0
+    assert (
+        lengths[-1] - lengths[0]
+    ) * one.disturbance.step > 10.0  # the longest hold, 10 minutes in quick motion
