@@ -293,7 +293,7 @@ def test_stop_ends_everything_within_a_second(
 def test_a_server_that_died_is_told(server: VllmServer, known: dict[str, Scenario]) -> None:
     known |= {"one": scenario("one", seconds=0.2), "two": scenario("two", seconds=60)}
     server.child.stop()
-    with pytest.raises(ProcessError, match="like vLLM ended"):
+    with pytest.raises(ProcessError, match="like vLLM was ended by SIGTERM"):
         run_scenarios(server, ["one", "two"])
 
 
