@@ -133,11 +133,14 @@ def send(
     wires = wires or Wires()
     reading = _Reading(arrival.kind, time.monotonic())
     connection = http.client.HTTPConnection(*address, timeout=timeout)
-    wire: socket.socket | None = None
+    wire = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    wire.settimeout(timeout)
+    wires.add(wire)  # before it is connected: a server that hangs lets clients wait for that, too
     try:
-        connection.connect()
-        wire = connection.sock
-        wires.add(wire)
+        if not wires.is_cut:
+            wire.connect(address)
+            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sock = wire
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
         reading.status = answer.status
@@ -149,10 +152,10 @@ def send(
     except (OSError, ValueError, http.client.HTTPException) as error:
         reading.error = f"{error!r}"
     finally:
-        if wire is not None:
-            wires.remove(wire)
+        wires.remove(wire)
         with contextlib.suppress(OSError):
             connection.close()
+        wire.close()
     outcome = reading.outcome()
     return replace(outcome, error=CUT) if wires.is_cut and not outcome.complete else outcome
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -184,6 +185,16 @@ def test_what_is_unanswered_after_the_drain_is_cut_off(model: tuple[str, type[Mo
     assert report.seconds < 3
     assert report.outcomes
     assert {(o.error, o.complete, o.status) for o in report.outcomes} == {(CUT, False, 200)}
+
+
+def test_clients_that_wait_to_be_let_in_are_cut_off_as_well() -> None:
+    """A server that hangs accepts nobody: beyond its backlog, clients wait for the connection itself."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
+        plan = LoadPlan(seconds=0.5, rate=60, burst_every=0, max_in_flight=20, drain=0.1)
+        report = run_load(f"http://127.0.0.1:{deaf.getsockname()[1]}", plan)
+    assert report.seconds < 3
+    assert len(report.outcomes) == 20
+    assert {(o.status, o.error) for o in report.outcomes} == {(0, CUT)}
 
 
 def test_a_load_that_fails_does_not_wait_for_its_answers(model: tuple[str, type[Model]]) -> None:
