@@ -187,6 +187,7 @@ def report(flags: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, An
     found: dict[str, Any] = {
         "workload": "decode_throughput", "model": config.name, "parameters": config.parameters,
         "device": name, "torch": torch.__version__, "dtype": str(dtype), "context": flags["context"],
+        "chunk": flags["chunk"],
         "tokens_per_run": flags["tokens"], "repeats": flags["repeats"], "seed": flags["seed"],
         "copy_bytes_per_second": copy, "rows": rows,
     }  # fmt: skip
@@ -211,7 +212,7 @@ def _telemetry(weights: Weights, flags: Mapping[str, Any], say: Callable[[str], 
 @click.command(context_settings={"max_content_width": 110})
 @click.option("--batches", default="1,8,64", show_default=True, help="Batch sizes.")
 @click.option(
-    "--ways", default="auto", show_default=True, help="Ways to compute a step, as --ops of other workloads."
+    "--ops", default="auto", show_default=True, help=f"Ways to compute a step, of: {', '.join(OPS)}."
 )
 @click.option(
     "--context", type=click.IntRange(1), default=256, show_default=True, help="Tokens before a run."
@@ -219,6 +220,9 @@ def _telemetry(weights: Weights, flags: Mapping[str, Any], say: Callable[[str], 
 @click.option("--tokens", type=click.IntRange(1), default=32, show_default=True, help="Steps of a run.")
 @click.option("--repeats", type=click.IntRange(4), default=15, show_default=True, help="Runs timed.")
 @click.option("--tiles", type=click.Path(), help="Tiles of the Triton kernels, as `tune` wrote them.")
+@click.option(
+    "--chunk", type=click.IntRange(16), help="Triton: tokens of the context for a program.  [default: 512]"
+)
 @click.option("--no-graphs", is_flag=True, help="Launch kernel by kernel on CUDA too.")
 @click.option(
     "--telemetry", type=click.IntRange(1), help="Also measure telemetry on and off, over so many steps."

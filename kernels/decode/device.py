@@ -82,6 +82,6 @@ def measure(work: Callable[[], Any], device: torch.device, repeats: int, warm_up
 def copy_rate(device: torch.device) -> float:
     """Bytes a second, read and written, of a large copy on a device: the median of 20."""
     size = GIB if device.type == "cuda" else GIB // 8
-    source = torch.zeros(size // 4, dtype=torch.int32, device=device)
+    source = torch.empty(size // 4, dtype=torch.int32, device=device).random_()
     target = torch.empty_like(source)
     return 2 * size / statistics.median(measure(lambda: target.copy_(source), device, 20))

@@ -85,7 +85,6 @@ class DecodeLoop:
     ) -> None:
         self.weights, self.ops, self.plan, self.policy, self.counters = weights, ops, plan, policy, counters
         self.page_size, self.step_function = page_size, step
-        self.on_cuda = weights.device.type == "cuda"
         self.width = -(-plan.context // page_size)
         self.batches: dict[int, Batch] = {}
         self.lost: set[int] = set()  # sizes whose graph the allocator took
@@ -103,6 +102,11 @@ class DecodeLoop:
             batch = self._batch(self.largest, None)
             run_aside(lambda: self._compute(batch))
 
+    @property
+    def on_cuda(self) -> bool:
+        """Whether steps are graphs on a CUDA device."""
+        return bool(self.weights.device.type == "cuda")
+
     def _first_pages(self) -> int:
         if self.policy.pages:
             return self.policy.pages
@@ -118,12 +122,12 @@ class DecodeLoop:
 
     def _staging(self) -> None:
         """Host buffers, two of each in turn: the device may still read the ones of the step before."""
-        pin, slots = self.on_cuda, self.plan.largest
+        pin, slots = torch.cuda.is_available(), self.plan.largest
         self.table = torch.empty(slots + 1, self.width, dtype=torch.int32)
         self.tables = [torch.empty_like(self.table, pin_memory=pin) for _ in range(2)]
         self.rows = [torch.empty(self.largest, dtype=torch.int64, pin_memory=pin) for _ in range(2)]
         self.out = [torch.empty(self.largest, dtype=torch.int64, pin_memory=pin) for _ in range(2)]
-        self.done = [cuda.Event() for _ in range(2)] if pin else []
+        self.done = [cuda.Event() for _ in range(2)] if self.on_cuda else []
 
     def reset(self) -> None:
         """Forget all requests, and unless the policy keeps them, graphs made on the way."""

@@ -97,9 +97,10 @@ def build_ops(flags: Mapping[str, Any], weights: Weights, rows: int) -> tuple[Op
             raise UsageError(f"--ops {name} needs --device cuda")
         if importlib.util.find_spec("triton") is None:
             raise UsageError(f"--ops {name}: Triton is not installed; take --ops torch")
-        from monitorgen.kernels.decode.triton_ops import TritonOps
+        from monitorgen.kernels.decode.triton_ops import Split, TritonOps
 
-        return TritonOps(weights, rows, pdl=name.endswith("pdl")), decode_step
+        split = Split(chunk=flags["chunk"]) if flags.get("chunk") else None
+        return TritonOps(weights, rows, split=split, pdl=name.endswith("pdl")), decode_step
     return TorchOps(weights), compiled_step(weights) if name == "compile" else decode_step
 
 

@@ -34,7 +34,7 @@ def candidates(part: Part, rows: int) -> Iterator[Tile]:
     """Tiles worth trying for a part at a number of rows, the default first."""
     yield default_tiles(rows)[part]
     if rows == 1:
-        for bn, bk, warps in product((2, 4, 8, 16), (512, 1024, 2048), (4, 8)):
+        for bn, bk, warps in product((4, 8, 16), (512, 1024, 2048), (4, 8)):
             if bn * bk <= 16384:
                 yield Tile(1, bn, bk, warps, 1)
         return
@@ -84,9 +84,9 @@ def time_tile(part: Part, tile: Tile, weights: Weights, rows: int, pdl: bool) ->
 
 
 def tune(
-    weights: Weights, rows: Sequence[int], pdl: bool, say: Callable[[str], None]
+    weights: Weights, rows: Sequence[int], parts: Sequence[Part], pdl: bool, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """The best tile of every part for each number of rows, with its time and the default's."""
+    """The best tile of each part for each number of rows, with its time and the default's."""
     found = []
     config, element = weights.config, weights.dtype.itemsize
     layer = config.layers * config.hidden * element
@@ -95,7 +95,7 @@ def tune(
         "gate_up": 2 * layer * config.intermediate, "down": layer * config.intermediate,
         "head": config.vocab * config.hidden * element,
     }  # fmt: skip
-    for count, part in product(rows, PARTS):
+    for count, part in product(rows, parts):
         times = {
             tile: time_tile(part, tile, weights, count, pdl)
             for tile in dict.fromkeys(candidates(part, count))
@@ -136,6 +136,9 @@ def tiles_for(path: Path, batch: int, ops: TritonOps) -> dict[Part, Tile]:
 
 @click.command(context_settings={"max_content_width": 110})
 @click.option("--rows", default="1,16,64", show_default=True, help="Numbers of rows to tune for.")
+@click.option(
+    "--part", "parts", type=click.Choice(PARTS), multiple=True, help="Only this part; may be repeated."
+)
 @click.option("--pdl", is_flag=True, help="With programmatic dependent launch.")
 @click.option("--out", type=click.Path(), required=True, help="The file to write.")
 def _bare(**flags: Any) -> int:
@@ -145,7 +148,7 @@ def _bare(**flags: Any) -> int:
         raise UsageError("tuning needs a CUDA device")
     rows = numbers(flags["rows"], "--rows")
     weights = build_weights(flags, 0, 1)
-    tiles = tune(weights, rows, flags["pdl"], lambda line: click.echo(line))
+    tiles = tune(weights, rows, flags["parts"] or PARTS, flags["pdl"], lambda line: click.echo(line))
     result = {
         "device": cuda.get_device_name(device),
         "model": config.name,
