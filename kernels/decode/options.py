@@ -97,7 +97,12 @@ def build_ops(flags: Mapping[str, Any], weights: Weights, rows: int) -> tuple[Op
             raise UsageError(f"--ops {name} needs --device cuda")
         if importlib.util.find_spec("triton") is None:
             raise UsageError(f"--ops {name}: Triton is not installed; take --ops torch")
-        from monitorgen.kernels.decode.triton_ops import Split, TritonOps
+        try:
+            from monitorgen.kernels.decode.triton_ops import Split, TritonOps
+        except ImportError as error:  # the launch control of Hopper came with Triton 3.4
+            raise UsageError(
+                f"--ops {name}: this Triton does not serve ({error}); take --ops torch"
+            ) from None
 
         split = Split(chunk=flags["chunk"]) if flags.get("chunk") else None
         return TritonOps(weights, rows, split=split, pdl=name.endswith("pdl")), decode_step
