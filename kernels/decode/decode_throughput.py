@@ -24,7 +24,7 @@ from monitorgen.kernels.counters import DecodeCounters
 from monitorgen.kernels.decode.device import copy_rate, measure
 from monitorgen.kernels.decode.graphs import cuda
 from monitorgen.kernels.decode.options import OPS, build_ops, build_weights, model_options, resolve
-from monitorgen.kernels.decode.stepper import Stepper, make_stepper
+from monitorgen.kernels.decode.stepper import Stepper, logits_tolerance, make_stepper
 from monitorgen.kernels.decode.torch_ops import TorchOps
 from monitorgen.kernels.decode.weights import Weights
 from monitorgen.kernels.export import Telemetry, serve
@@ -186,7 +186,8 @@ def report(flags: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, An
             )
     found: dict[str, Any] = {
         "workload": "decode_throughput", "model": config.name, "parameters": config.parameters,
-        "device": name, "torch": torch.__version__, "dtype": str(dtype), "context": flags["context"],
+        "device": name, "torch": torch.__version__, "dtype": str(dtype),
+        "logits_tolerance": logits_tolerance(dtype, len(weights.layers)), "context": flags["context"],
         "chunk": flags["chunk"],
         "tokens_per_run": flags["tokens"], "repeats": flags["repeats"], "seed": flags["seed"],
         "copy_bytes_per_second": copy, "rows": rows,
@@ -233,7 +234,7 @@ def _bare(**flags: Any) -> int:
     found = report(flags, lambda line: click.echo(line))
     if flags["json_file"]:
         Path(flags["json_file"]).write_text(json.dumps(found) + "\n", "utf-8")
-    limit = 0.03 if found["dtype"] != "torch.float32" else 1e-3
+    limit = found["logits_tolerance"]
     wrong = [row["ops"] for row in found["rows"] if not row["logits_distance"] < limit]
     if wrong:
         click.echo(f"logits differ from the reference by more than {limit:g}: {', '.join(wrong)}", err=True)
