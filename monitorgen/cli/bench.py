@@ -144,9 +144,12 @@ def _run(chosen: list[Chosen], source: Any, flags: dict[str, Any]) -> tuple[Benc
     settings = Settings(flags["profile"], flags["iterations"], flags["warmup"], flags["timeout"])
     folder = make_folder(flags["out"], now())
     # A process that is told to end takes the one that it is timing along.
-    signal.signal(signal.SIGTERM, _end)
-    with watching() as progress:
-        return run_all(chosen, settings, folder, source, progress), folder
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        with watching() as progress:
+            return run_all(chosen, settings, folder, source, progress), folder
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(number: int, frame: object) -> None:

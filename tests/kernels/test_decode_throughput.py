@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch", reason="the workloads' extra is not installed")
+pytest.importorskip("triton", reason="tiles are Triton's")
 
 from monitorgen.kernels.decode import decode_throughput, tune  # noqa: E402
 from monitorgen.kernels.decode.stepper import make_stepper  # noqa: E402

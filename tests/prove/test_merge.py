@@ -149,7 +149,10 @@ def any_run(draw: st.DrawFn) -> Ledger:
     """A run whose proofs, reasons and facts are often those of another."""
     ledger = run(*draw(st.lists(st.sampled_from(PROOFS), max_size=4)))
     ledger.run = draw(FACTS)
-    ledger.runs = draw(st.lists(FACTS, max_size=2))
+    if draw(st.booleans()):  # as `merge` leaves it: the facts of each run, and what they have in common
+        ledger.runs = draw(st.lists(FACTS, min_size=1, max_size=2))
+        shared = set.intersection(*(set(facts_.items()) for facts_ in ledger.runs))
+        ledger.run = dict(sorted(shared))
     ledger.notes = draw(st.lists(st.sampled_from("no"), unique=True))
     for item, level in draw(st.lists(st.sampled_from([("alert/A", "live"), ("record/r", "live")]))):
         ledger.unproven(item, level, draw(st.sampled_from(("", "no GPU", "no GPU; idle"))))

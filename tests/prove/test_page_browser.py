@@ -22,6 +22,10 @@ def browser() -> Iterator[Page]:
     if BINARY is None:
         pytest.skip("no Chromium on this machine")
     with chromium() as page_:
+        try:
+            page_.call("Browser.getVersion")
+        except (AssertionError, OSError) as error:
+            pytest.skip(f"Chromium does not start here: {error}")
         yield page_
 
 

@@ -11,6 +11,7 @@ pytest.importorskip("torch", reason="the workloads need torch")
 
 from monitorgen.kernels.decode import (
     baseline_cudagraph_bucketing,
+    graph_costs,
     optimized_cudagraph_bucketing,
     vllm_engine,
     vllm_sizes,
@@ -21,6 +22,7 @@ from monitorgen.kernels.decode.graph_costs import load
 from monitorgen.kernels.decode.traces import ragged_trace, read_trace
 from monitorgen.kernels.workload import WORKLOADS, UsageError
 
+RECORDED = str(Path(graph_costs.__file__).with_name("graph_costs_vllm_h100.json"))
 SMALL = ["--vllm-sizes", "recorded", "--max-num-seqs", "8", "--steps", "40", "--min-batch", "1",
          "--max-batch", "9", "--hidden", "8", "--inner", "16", "--layers", "2", "--device", "cpu",
          "--vllm-model", "llama"]  # fmt: skip
@@ -212,7 +214,7 @@ def test_the_command_reports_and_writes(tmp_path: Path, capsys: pytest.CaptureFi
         (["--steps", "0"], "--steps 0"),
         (["--buckets", "0,4"], "bucket size 0"),
         (["--buckets", "4,x"], "--buckets 4,x"),
-        (["--buckets", "4"], "add a bucket of"),
+        (["--buckets", "4", "--calibration", RECORDED], "add a bucket of"),
         (["--max-num-seqs", "0"], "limits of 1 or more"),
         (["--trace", "nowhere"], "nowhere"),
         (["--calibration", "nowhere.json"], "nowhere.json"),
