@@ -45,6 +45,7 @@ from monitorgen.targets.alertmanager import alertmanager_config
 from monitorgen.targets.prometheus import rule_files
 
 RULES = "rules.yaml"
+SILENT = "silent under steady load"
 
 
 @dataclass
@@ -148,8 +149,7 @@ class AlertStage:
             for source in self.real:
                 seen = [one for one in self.sightings.of(rule.alert, _on(source)) if one.firing]
                 said = f"fired: {seen[0].annotations.get('summary', '')}" if seen else "it did not fire"
-                claim = "silent under steady load"
-                self._noted.append(proof(rule.id, claim, not seen, self._where(source), said, source.kind))
+                self._noted.append(proof(rule.id, SILENT, not seen, self._where(source), said, source.kind))
 
     def cross_check(self, load: LoadReport) -> CrossReport | None:
         """Compare what is recorded of the real server with what its clients measured; None without a server.

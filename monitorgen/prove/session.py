@@ -19,7 +19,7 @@ from pathlib import Path
 from monitorgen.build import Built
 from monitorgen.bundle import Bundle
 from monitorgen.errors import InputError
-from monitorgen.prove.alert_stage import AlertStage
+from monitorgen.prove.alert_stage import SILENT, AlertStage
 from monitorgen.prove.asking import LiveResult
 from monitorgen.prove.drive import STEADY, Drive
 from monitorgen.prove.leaving import workfolder
@@ -312,7 +312,9 @@ def add_alerts(ledger: Ledger, stage: AlertStage | None, built: Built) -> None:
     if stage is not None:
         ledger.add([*stage.real_proofs(), *stage.proofs])
     for alert in built.bundle.alerts:
-        if not ledger.of(alert.id, "live"):
+        if not any(
+            proof.claim != SILENT for proof in ledger.of(alert.id, "live")
+        ):  # silence alone is no proof
             reasons = stage.reasons if stage else {}
             ledger.unproven(alert.id, "live", reasons.get(alert.id, NOT_ASKED))
 

@@ -109,10 +109,15 @@ def unproven_by_reason(ledger: Ledger, level: Level) -> dict[str, list[str]]:
 
 
 def source_of(ledger: Ledger, item: str) -> Kind | None:
-    """The most telling kind of source that proved an item live; None where it is not proven."""
+    """The most telling kind of source that proved an item live; None where it is not proven.
+
+    An alert's source is the one on which it fired: that it was silent on another says less.
+    """
     if ledger.state(item, "live") != "proven":
         return None
-    kinds = {proof.kind for proof in ledger.of(item, "live")}
+    proofs = ledger.of(item, "live")
+    telling = [proof for proof in proofs if not proof.claim.startswith("silent")]
+    kinds = {proof.kind for proof in telling or proofs}
     return next((kind for kind in KINDS if kind in kinds), "")
 
 
