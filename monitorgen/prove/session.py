@@ -312,9 +312,8 @@ def add_alerts(ledger: Ledger, stage: AlertStage | None, built: Built) -> None:
     if stage is not None:
         ledger.add([*stage.real_proofs(), *stage.proofs])
     for alert in built.bundle.alerts:
-        if not any(
-            proof.claim != SILENT for proof in ledger.of(alert.id, "live")
-        ):  # silence alone is no proof
+        # That it was silent when it had to be is no proof that it ever fires.
+        if all(proof.claim == SILENT for proof in ledger.of(alert.id, "live")):
             reasons = stage.reasons if stage else {}
             ledger.unproven(alert.id, "live", reasons.get(alert.id, NOT_ASKED))
 
