@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="the workloads' extra is not install
 @pytest.fixture(scope="module")
 def found() -> Any:
     if importlib.util.find_spec("triton") is None:
-        pytest.skip("Triton is not installed; torch brings it on machines with CUDA")
+        pytest.skip("Triton is not installed; the extra `dev` has it on Linux")
     program = Path(__file__).with_name("interpreted.py")
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
