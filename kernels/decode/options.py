@@ -52,7 +52,7 @@ def ops_option(command: Command) -> Command:
         "--ops",
         type=click.Choice(OPS),
         default="auto",
-        show_default="triton on cuda, torch on cpu",
+        show_default="triton-pdl on Hopper and later, triton on other CUDA devices, torch on cpu",
         help="What computes a step; pdl: with programmatic dependent launch.",
     )
     return option(command)
@@ -91,7 +91,7 @@ def build_ops(flags: Mapping[str, Any], weights: Weights, rows: int) -> tuple[Op
     Raises UsageError for Triton where it cannot run.
     """
     on_cuda = weights.device.type == "cuda"
-    name = flags["ops"] if flags["ops"] != "auto" else "triton" if on_cuda else "torch"
+    name = flags["ops"] if flags["ops"] != "auto" else default_ops(weights.device)
     if name.startswith("triton"):
         if not on_cuda:
             raise UsageError(f"--ops {name} needs --device cuda")
@@ -107,6 +107,13 @@ def build_ops(flags: Mapping[str, Any], weights: Weights, rows: int) -> tuple[Op
         split = Split(chunk=flags["chunk"]) if flags.get("chunk") else None
         return TritonOps(weights, rows, split=split, pdl=name.endswith("pdl")), decode_step
     return TorchOps(weights), compiled_step(weights) if name == "compile" else decode_step
+
+
+def default_ops(device: torch.device) -> str:
+    """The fastest that a device takes: programmatic dependent launch came with Hopper (9.0)."""
+    if device.type != "cuda":
+        return "torch"
+    return "triton-pdl" if torch.cuda.get_device_capability(device) >= (9, 0) else "triton"
 
 
 def compiled_step(weights: Weights) -> StepFunction:
