@@ -214,8 +214,8 @@ def _serve_on(url: str, duration: float) -> None:
     if not duration:
         return
     span = "until SIGTERM" if duration == float("inf") else f"{duration:g} s more"
-    click.echo(f"work done; serving {url} {span}", err=True)
-    try:
+    try:  # from the first word on: who reads it may send SIGTERM at once
+        click.echo(f"work done; serving {url} {span}", err=True)
         threading.Event().wait(None if duration == float("inf") else min(duration, threading.TIMEOUT_MAX))
     except Terminated:
         # The work is done and was told, so an end by request is no failure.
