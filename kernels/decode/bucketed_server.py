@@ -181,6 +181,7 @@ def vllm_server(
             max_model_len=sizes.max_model_len,
             num_blocks=values["num_blocks"],
             gpu_memory_utilization=values["gpu_memory_utilization"],
+            enforce_eager=values["enforce_eager"],
             dtype={"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[values["dtype"]],
         ),
     )

@@ -228,13 +228,16 @@ def _run_ours(loops: Sequence[Loop], scenario: Scenario) -> list[dict[str, Any]]
     return made
 
 
-def _run_vllm(loops: Sequence[Loop], scenario: Scenario, model: str) -> tuple[list[dict[str, Any]], bool]:
+def _run_vllm(
+    loops: Sequence[Loop], scenario: Scenario, model: str, enforce_eager: bool
+) -> tuple[list[dict[str, Any]], bool]:
     """Both loops on one engine core, whose start takes long: what the baseline strands is aborted between."""
     sizes = vllm_engine.VllmSizes(
         max_num_seqs=scenario.max_num_seqs,
         max_model_len=scenario.max_model_len,
         num_blocks=scenario.num_blocks,
         async_scheduling=scenario.async_scheduling,
+        enforce_eager=enforce_eager,
     )
     engine = vllm_engine.VllmEngine(vllm_engine.model_folder(model), sizes)
     try:
@@ -315,10 +318,20 @@ def build(default_loop: Loop) -> click.Command:
     @click.option("--engine", type=click.Choice(["auto", "ours", "vllm"]), default="ours", show_default=True)
     @click.option("--model", help="Model folder or Hugging Face name for vLLM.")
     @click.option(
+        "--enforce-eager", is_flag=True, help="vLLM compiles and captures nothing: it starts sooner."
+    )
+    @click.option(
         "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write results here."
     )
     @options
-    def main(mode: str, engine: str, model: str | None, json_file: Path | None, **sizes: Any) -> int:
+    def main(
+        mode: str,
+        engine: str,
+        model: str | None,
+        enforce_eager: bool,
+        json_file: Path | None,
+        **sizes: Any,
+    ) -> int:
         loops: tuple[Loop, ...] = ("baseline", "v1") if mode == "both" else (mode,)  # type: ignore[assignment]
         use_vllm = engine == "vllm" or (engine == "auto" and model is not None)
         if use_vllm and not vllm_engine.installed():
@@ -331,7 +344,7 @@ def build(default_loop: Loop) -> click.Command:
         scenario = scenario_of(sizes, use_vllm)
         if use_vllm:
             assert model is not None
-            made, overlapped = _run_vllm(loops, scenario, model)
+            made, overlapped = _run_vllm(loops, scenario, model, enforce_eager)
             name = f"vLLM EngineCore, async scheduling {'on' if overlapped else 'off'}"
         else:
             made, name = _run_ours(loops, scenario), "our scheduler, simulated time"
@@ -353,6 +366,7 @@ def prepare(default_loop: Loop, flags: Sequence[str]) -> LoopRun:
     if values.pop("engine") != "ours" or values.pop("model"):
         raise UsageError("timed runs use our scheduler; run the module itself for vLLM")
     values.pop("json_file")
+    values.pop("enforce_eager")  # of no meaning for our engine
     return LoopRun(default_loop, scenario_of(values, with_vllm=False))
 
 

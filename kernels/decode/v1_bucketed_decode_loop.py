@@ -112,6 +112,11 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
         show_default=True,
         help="vLLM's share of the device.",
     ),
+    click.option(
+        "--enforce-eager",
+        is_flag=True,
+        help="vLLM compiles and captures nothing itself: it starts sooner and decodes slower.",
+    ),
     click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write results here."),
 )
 

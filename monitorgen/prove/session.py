@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 
 from monitorgen.build import Built
@@ -27,7 +26,8 @@ from monitorgen.prove.ledger import KINDS, Ledger, Proof
 from monitorgen.prove.processes import ProcessError, poll_until
 from monitorgen.prove.prometheus import PrometheusError
 from monitorgen.prove.questions import Subject, subject_of_folder
-from monitorgen.prove.replay import Replay, ReplayServer
+from monitorgen.prove.recordings import recordings
+from monitorgen.prove.replay import ReplayServer
 from monitorgen.prove.sources import Source
 from monitorgen.prove.traffic import SERVER
 from monitorgen.prove.value_stage import LiveReport, ValueStage
@@ -36,13 +36,6 @@ from monitorgen.prove.workload import serve_workload
 from monitorgen.targets.files import about, bundle_files
 from monitorgen.targets.writer import write
 
-# Two servers, recorded before and during load: one with speculation, one with too little memory for its load.
-RECORDINGS = (
-    tuple(f"vllm-0.32.0-ngram-{number}.prom.gz" for number in range(3)),
-    tuple(f"vllm-0.32.0-pressure-{number}.prom.gz" for number in range(4)),
-)
-RECORDED = "vLLM 0.32.0"
-STEP = 8.0  # seconds between two recordings
 TIME_SCALE = 60.0
 SLOWLY = ("--rate", "1")  # requests a second of the workload, where a vLLM needs the machine as well
 LONGEST_DRIVE = 600.0  # seconds for all scenarios on a real vLLM
@@ -170,14 +163,16 @@ def _vllm(options: Options, workdir: Path, progress: Progress, stack: ExitStack)
 
 
 def _replays(built: Built, stack: ExitStack) -> list[Source]:
-    """Servers that play recordings back, for the first job that scrapes vLLM."""
-    job = _job(built, "vllm")
-    folder = files("monitorgen.prove") / "data"
+    """Servers that play recordings back, each for the first job that scrapes its engine.
+
+    A profile that scrapes no vLLM is refused; other engines are left out where no job wants them.
+    """
+    _job(built, "vllm")
     found = []
-    for recording in RECORDINGS:
-        replay = Replay.from_files([Path(str(folder / name)) for name in recording], step=STEP)
-        server = stack.enter_context(ReplayServer(replay))
-        found.append(Source(job, server.target, kind="replayed"))
+    for recording in recordings():
+        if job := _job_of(built, recording.engine):
+            server = stack.enter_context(ReplayServer(recording.replay()))
+            found.append(Source(job, server.target, kind="replayed"))
     return found
 
 
@@ -281,7 +276,7 @@ def _run_facts(values: ValueStage, options: Options) -> dict[str, str]:
         "prometheus": values.server.version(),
         "time_scale": f"{options.time_scale:g}" if options.alerts else "",
         "sources": ", ".join(kind for kind in kinds if kind),
-    }
+    } | ({"recordings": "; ".join(one.about for one in recordings())} if options.replay else {})
 
 
 # The ledger

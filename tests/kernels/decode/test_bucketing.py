@@ -13,7 +13,6 @@ from monitorgen.kernels.decode import (
     baseline_cudagraph_bucketing,
     graph_costs,
     optimized_cudagraph_bucketing,
-    vllm_engine,
     vllm_sizes,
 )
 from monitorgen.kernels.decode.bucket_loop import Loop, PriceMachine
@@ -173,17 +172,6 @@ def test_sizes_without_vllm_come_from_the_table_and_say_so(monkeypatch: pytest.M
 def test_a_model_folder_is_known_by_its_architecture(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["GptOssForCausalLM"]}')
     assert vllm_sizes.architecture_of(str(tmp_path)) == "GptOssForCausalLM"
-
-
-@pytest.mark.live
-@pytest.mark.skipif(not vllm_engine.installed(), reason="vLLM is not installed")
-def test_the_table_is_what_vllms_own_code_says() -> None:
-    for model in ("gpt-oss-20b", "meta-llama/Llama-3.1-8B"):
-        for limits in ((1024, 8192), (256, 2048), (128, 2048), (13, 8192), (4, 8192), (1024, 100), (1, 1)):
-            ours = vllm_sizes.capture_sizes(model, *limits, use_installed=False)
-            theirs = vllm_sizes.capture_sizes(model, *limits)
-            assert theirs.source.startswith("vLLM ")
-            assert ours.sizes == theirs.sizes, (model, limits)
 
 
 def test_the_command_reports_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

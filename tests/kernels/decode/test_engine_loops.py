@@ -10,8 +10,6 @@ import pytest
 from monitorgen.kernels.decode import (
     baseline_v1_engine_loop,
     optimized_v1_engine_loop,
-    tiny_llama,
-    vllm_engine,
 )
 from monitorgen.kernels.decode.engine_core import ArithmeticExecutor, EngineCore
 from monitorgen.kernels.decode.engine_types import EngineConfig, EngineRequest, Gate, VirtualClock
@@ -133,18 +131,3 @@ def test_the_workload_is_listed_with_both_arms() -> None:
     run = workload.prepare("optimized", ["--requests", "2", "--remote", "0"])
     run.step()
     assert run.metrics()["answered"] == 2
-
-
-@pytest.mark.live
-@pytest.mark.skipif(not vllm_engine.installed(), reason="vLLM is not installed")
-def test_a_real_vllm_is_stranded_and_served_in_the_same_way(tmp_path: Path) -> None:
-    model, file = tmp_path / "model", tmp_path / "loops.json"
-    assert tiny_llama.main([str(model)]) == 0
-    flags = ["--mode", "both", "--engine", "vllm", "--model", str(model), "--max-model-len", "256"]
-    assert optimized_v1_engine_loop.main([*flags, "--json", str(file)]) == 0
-    loops = {row["loop"]: row for row in json.loads(file.read_text())["loops"]}
-    # The scheduler was paused with its requests kept, and resumed: nobody polled any more.
-    assert loops["baseline"]["stranded_requests"] == 12
-    assert loops["baseline"]["stranded_kv_blocks"] >= 4
-    assert (loops["v1"]["answered"], loops["v1"]["stranded_requests"]) == (12, 0)
-    assert (loops["v1"]["stranded_kv_blocks"], loops["v1"]["kv_reclaimed_of_requests"]) == (0, 12)
