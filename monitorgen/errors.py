@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from monitorgen.bundle import Origin
 
 
@@ -34,15 +32,3 @@ class ToolMissing(MonitorgenError):  # noqa: N818 - the name says it all
     """A program that is needed is not there."""
 
     exit_code = 3
-
-
-TOO_DEEP = "nested too deeply"
-
-
-def yaml_problem(error: Any) -> str:
-    """What is wrong, in the words of a `yaml.MarkedYAMLError`.
-
-    Newer releases of libyaml stop at a thousand levels by themselves, before their first event: `TOO_DEEP`.
-    """
-    words = str(error.problem or error.context or error)
-    return TOO_DEEP if "maximum nesting depth" in words else words

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from monitorgen.bundle import Origin
-from monitorgen.errors import TOO_DEEP, InputError, yaml_problem
+from monitorgen.errors import InputError
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DEPTH = 64
@@ -38,8 +38,7 @@ def compose(file: str, text: str, *, aliases: bool = False, depth: int = _DEPTH)
         return [root for root in yaml.compose_all(text, Loader=_Loader) if root is not None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        said = yaml_problem(error)
-        raise InputError(said if said == TOO_DEEP else f"not YAML: {said}", origin=at(file, mark)) from error
+        raise InputError(f"not YAML: {error.problem or error.context}", origin=at(file, mark)) from error
     except yaml.YAMLError as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"not YAML: {reason}", origin=Origin(file)) from error
@@ -52,7 +51,7 @@ def _check(file: str, text: str, aliases: bool, depth: int) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             level += 1
             if level > depth:
-                raise InputError(TOO_DEEP, origin=at(file, event.start_mark))
+                raise InputError("nested too deeply", origin=at(file, event.start_mark))
         elif isinstance(event, yaml.CollectionEndEvent):
             level -= 1
         if not aliases and getattr(event, "anchor", None) is not None:

@@ -15,12 +15,11 @@ from typing import Any, TypeAlias
 import yaml
 
 from monitorgen.bundle import Origin
-from monitorgen.errors import TOO_DEEP, InputError, yaml_problem
+from monitorgen.errors import InputError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 MAX_BYTES = 500_000
 MAX_DEPTH = 40
-_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -102,9 +101,7 @@ def _yaml_problem(error: yaml.MarkedYAMLError, text: str) -> str:
         at = text.splitlines()[mark.line : mark.line + 1]
         if at and at[0][mark.column : mark.column + 1] == "\t":
             return "not valid YAML: a tab; YAML is indented with spaces"
-    words = [yaml_problem(error)]
-    if words == [TOO_DEEP]:
-        return _TOO_DEEP
+    words = [str(error.problem or error)]
     if words[0].startswith("but ") and error.context:
         words.insert(0, str(error.context))
     return f"not valid YAML: {' '.join(words)}"
@@ -128,7 +125,7 @@ def _refuse_event(event: Any, name: str, depth: int) -> int:
     if isinstance(event, yaml.CollectionStartEvent):
         depth += 1
         if depth > MAX_DEPTH:  # libyaml's composer recurses in C and would overflow the stack
-            raise InputError(_TOO_DEEP, origin=origin)
+            raise InputError(f"nested deeper than {MAX_DEPTH} levels", origin=origin)
     return depth - isinstance(event, yaml.CollectionEndEvent)
 
 

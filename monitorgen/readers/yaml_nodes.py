@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from monitorgen.bundle import Origin
-from monitorgen.errors import TOO_DEEP, InputError, yaml_problem
+from monitorgen.errors import InputError
 from monitorgen.readers.source import Source
 
 try:
@@ -89,9 +89,7 @@ def documents(source: Source) -> list[YamlNode]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = _place(source, mark) if mark else Origin(source.name)
-        said = yaml_problem(error)
-        said = f"is {TOO_DEEP}" if said == TOO_DEEP else f"is not YAML: {said}"
-        raise InputError(said, origin=place) from error
+        raise InputError(f"is not YAML: {error.problem or error.context}", origin=place) from error
     except yaml.YAMLError as error:
         offset = getattr(error, "position", None)
         place = source.at(offset) if isinstance(offset, int) else Origin(source.name)
@@ -135,7 +133,7 @@ class _Builder:
         if event.tag not in (None, "!"):
             raise node.error(f"the YAML tag {event.tag!r} is refused", "write plain YAML")
         if len(self._open) >= _DEEPEST:
-            raise node.error(f"is {TOO_DEEP}")
+            raise node.error("is nested too deeply")
         if not self._open:
             self.roots.append(node)
         elif self._open[-1].kind == "list":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import resource
 import time
 from pathlib import Path
@@ -89,7 +88,9 @@ YAML = [
     Case("a list", "¦- a\n", "a profile is a mapping"),
     Case("a text", "¦hello\n", "a profile is a mapping"),
     Case("two documents", "title: a\n¦---\ntitle: b\n", "expected a single document"),
-    Case("deep brackets", "title: " + "[" * 39 + "¦" + "[" * 100 + "]" * 139, "nested deeper than 40"),
+    Case(
+        "deep brackets", "title: " + "[" * 39 + "¦" + "[" * 100_000 + "]" * 100_039, "nested deeper than 40"
+    ),
     Case("deep mappings", "".join(" " * n + "a:\n" for n in range(40)) + " " * 40 + "¦a: b", "nested deeper"),
     Case("NUL", "title: a¦\0b\n", "'\\x00' is not allowed"),
     Case("bell", "title: a¦\x07b\n", "'\\x07' is not allowed"),
@@ -162,9 +163,3 @@ def test_a_large_file_takes_no_time(refused):
     assert "no alert uses the threshold 'a0'" in refused("build", "-p", "p.yaml", "-o", "out")
     assert time.monotonic() - start < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000  # kB
-
-
-def test_brackets_beyond_all_depth_are_refused_where_the_parser_stops(refused):
-    Path("p.yaml").write_text("title: " + "[" * 100_000 + "]" * 100_000)
-    said = refused("build", "--profile", "p.yaml", "--out", "out")
-    assert re.match(r"error: p\.yaml:1:\d+: nested deeper than 40 levels", said), said
