@@ -95,7 +95,14 @@ def _ratio(plan: Plan) -> str:
     total = " + ".join(totals)
     # One aggregation needs no parentheses of its own.
     inner = f"({total})" if len(totals) > 1 or " or " in total else total
+    if plan.of in plan.to:  # without it there is no total either, so nothing could stand in for it
+        return f"{_enclosed(of)} / ({inner} > 0)"
     return f"({of} or 0 * {inner}) / ({inner} > 0)"
+
+
+def _enclosed(text: str) -> str:
+    """An expression as one operand of a division."""
+    return f"({text})" if " or " in text else text
 
 
 class Reference:

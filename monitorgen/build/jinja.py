@@ -1,13 +1,14 @@
-"""The one Jinja environment: sandboxed, strict, with [[ ]] since {{ }} belongs to Prometheus and Grafana."""
+"""The Jinja environment of expressions and prose: sandboxed, strict, with [[ ]]."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
-from jinja2 import StrictUndefined, Template, TemplateError, nodes
+from jinja2 import Environment, Template, TemplateError, nodes
 from jinja2.sandbox import SandboxedEnvironment
 
+from monitorgen.brackets import bracketed
 from monitorgen.bundle import Origin
 from monitorgen.errors import InputError
 from monitorgen.profile import Loaded
@@ -17,21 +18,9 @@ MAX_RENDERED = 20_000
 
 
 @lru_cache(maxsize=1)
-def environment() -> SandboxedEnvironment:
+def environment() -> Environment:
     """The environment of expressions and prose. It never writes YAML."""
-    environ = SandboxedEnvironment(
-        variable_start_string="[[",
-        variable_end_string="]]",
-        block_start_string="[%",
-        block_end_string="%]",
-        comment_start_string="[#",
-        comment_end_string="#]",
-        undefined=StrictUndefined,
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environ = bracketed(SandboxedEnvironment, autoescape=False, keep_trailing_newline=True)
     environ.globals.clear()
     return environ
 

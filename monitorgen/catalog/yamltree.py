@@ -37,6 +37,8 @@ def compose(file: str, text: str, *, aliases: bool = False, depth: int = _DEPTH)
         _check(file, text, aliases, depth)
         return [root for root in yaml.compose_all(text, Loader=_Loader) if root is not None]
     except yaml.MarkedYAMLError as error:
+        if gave_up_on_depth(error):
+            _check(file, text, aliases, depth, yaml.SafeLoader)
         mark = error.problem_mark or error.context_mark
         raise InputError(f"not YAML: {error.problem or error.context}", origin=at(file, mark)) from error
     except yaml.YAMLError as error:
@@ -44,10 +46,19 @@ def compose(file: str, text: str, *, aliases: bool = False, depth: int = _DEPTH)
         raise InputError(f"not YAML: {reason}", origin=Origin(file)) from error
 
 
-def _check(file: str, text: str, aliases: bool, depth: int) -> None:
+def gave_up_on_depth(error: yaml.MarkedYAMLError) -> bool:
+    """Whether libyaml (0.2.6 and later) gave up at a thousand levels.
+
+    It reads that far ahead before it hands out the first level that is one too many for us. PyYAML's own
+    parser (`yaml.SafeLoader`) does not, so a second look with it finds the place. It is slow, but ends there.
+    """
+    return "nesting depth" in str(error.problem)
+
+
+def _check(file: str, text: str, aliases: bool, depth: int, loader: Any = _Loader) -> None:
     """Look at the events first: composing recurses, and in libyaml a deep file ends the process."""
     level = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.CollectionStartEvent):
             level += 1
             if level > depth:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from monitorgen.bundle import Origin
+from monitorgen.catalog.yamltree import gave_up_on_depth
 from monitorgen.errors import InputError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -68,11 +69,11 @@ def parse_document(raw: bytes, name: str) -> Document:
     document = Document(data=None, file=name)
     _refuse_characters(text, name)
     try:
-        depth = 0
-        for event in yaml.parse(text, Loader=_LOADER):
-            depth = _refuse_event(event, name, depth)
+        _refuse_events(text, name, _LOADER)
         node = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
+        if gave_up_on_depth(error):
+            _refuse_events(text, name, yaml.SafeLoader)
         mark = error.problem_mark or error.context_mark
         origin = Origin(name, mark.line + 1, mark.column + 1) if mark else Origin(name)
         raise InputError(_yaml_problem(error, text), origin=origin) from error
@@ -105,6 +106,13 @@ def _yaml_problem(error: yaml.MarkedYAMLError, text: str) -> str:
     if words[0].startswith("but ") and error.context:
         words.insert(0, str(error.context))
     return f"not valid YAML: {' '.join(words)}"
+
+
+def _refuse_events(text: str, name: str, loader: Any) -> None:
+    """Refuse what `_refuse_event` does, wherever it stands."""
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):
+        depth = _refuse_event(event, name, depth)
 
 
 def _refuse_event(event: Any, name: str, depth: int) -> int:

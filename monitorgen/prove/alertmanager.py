@@ -22,7 +22,7 @@ import yaml
 from monitorgen.errors import InputError, MonitorgenError, ToolMissing
 from monitorgen.promql import format_duration, parse_duration
 from monitorgen.prove.processes import LOOPBACK, Child, ProcessError, child, free_port
-from monitorgen.prove.prometheus import timestamp
+from monitorgen.prove.prometheus import OWN_TIMEOUT, timestamp
 
 BINARY_VARIABLE = "MONITORGEN_ALERTMANAGER"
 PROGRAMS = ("alertmanager", "prometheus-alertmanager")  # everybody's name of it, and Debian's
@@ -163,10 +163,10 @@ class Alertmanager(AlertmanagerClient):
         binary: Path | None = None,
         port: int = 0,
         flags: tuple[str, ...] = (),
-        start_timeout: float = 30.0,
+        start_timeout: float = 90.0,
     ) -> None:
         self._port = port
-        super().__init__(f"http://{LOOPBACK}:{port or free_port()}")
+        super().__init__(f"http://{LOOPBACK}:{port or free_port()}", timeout=OWN_TIMEOUT)
         self.binary = binary or find_alertmanager()
         self.workdir = workdir.absolute()
         self._config = config

@@ -16,9 +16,10 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, Template
 from markupsafe import Markup
 
+from monitorgen.brackets import bracketed
 from monitorgen.prove import views
 from monitorgen.prove.ledger import LEVELS, About, Ledger, Level, Proof
 from monitorgen.prove.plot import Plot, format_value, plot, unit_name
@@ -81,18 +82,7 @@ def verdict(ledger: Ledger) -> str:
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    environment = Environment(
-        variable_start_string="[[",
-        variable_end_string="]]",
-        block_start_string="[%",
-        block_end_string="%]",
-        comment_start_string="[#",
-        comment_end_string="#]",
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = bracketed(Environment, autoescape=True)
     return environment.from_string(_asset("ledger.html.j2"))
 
 

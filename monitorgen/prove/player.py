@@ -6,17 +6,15 @@ course of values, and every proof that rests on it says so.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 
 from monitorgen.catalog import Family
 from monitorgen.prove.course import SAMPLE_INTERVAL
-from monitorgen.prove.processes import LOOPBACK
+from monitorgen.prove.local_server import LocalServer, SilentHandler
 from monitorgen.prove.world import (
     Counter,
     Drive,
@@ -30,7 +28,6 @@ from monitorgen.prove.world import (
     matches,
 )
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UP = "up"  # no family of a page: it says whether the scrape succeeds
 TOGGLE = 4 * SAMPLE_INTERVAL  # seconds, unscaled, after which a toggling gauge changes
 
@@ -160,31 +157,12 @@ class Player:
         return drive.value if on else 0.0
 
 
-class _Quiet(ThreadingHTTPServer):
-    """A server that says nothing of scrapers that hang up: at the end of a proof all of them do."""
-
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Report what went wrong, unless the other side was merely gone."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
-
-
-class PlayerServer:
+class PlayerServer(LocalServer):
     """Serves players at `http://127.0.0.1:PORT/NUMBER/metrics` inside the `with` block."""
 
     def __init__(self, players: Sequence[Player]) -> None:
         self.players = tuple(players)
-        self._server = _Quiet((LOOPBACK, 0), _handler(self.players))
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), daemon=True, name="scenario"
-        )
-
-    @property
-    def address(self) -> str:
-        """The `host:port` that all players share."""
-        return f"{LOOPBACK}:{self._server.server_address[1]}"
+        super().__init__(_handler(self.players), name="scenario")
 
     def path(self, number: int) -> str:
         """The metrics path of a player."""
@@ -197,7 +175,7 @@ class PlayerServer:
         """
         return [
             {
-                "targets": [self.address],
+                "targets": [self.target],
                 "labels": {**labels, "__metrics_path__": self.path(number)},
             }
             for number, player in enumerate(self.players)
@@ -206,22 +184,11 @@ class PlayerServer:
             and id(player) not in leave_out
         ]
 
-    def __enter__(self) -> PlayerServer:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5.0)
-
 
 def _handler(players: Sequence[Player]) -> type[BaseHTTPRequestHandler]:
     pages = {f"/{number}/metrics": player for number, player in enumerate(players)}
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(SilentHandler):
         """Answers for every player."""
 
         protocol_version = "HTTP/1.1"  # connections are kept: there may be hundred scrapes a second
@@ -232,15 +199,7 @@ def _handler(players: Sequence[Player]) -> type[BaseHTTPRequestHandler]:
             if player is None or not player.up:
                 self.send_error(404 if player is None else 503)
                 return
-            body = player.page().encode()
-            self.send_response(200)
-            self.send_header("Content-Type", CONTENT_TYPE)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing: scrapes come many times a second."""
+            self.send_text(player.page())
 
     return Handler
 

@@ -25,6 +25,7 @@ from monitorgen.prove.saved import cannot_write
 
 MARK = "MONITORGEN_CHILD"
 LOOPBACK = "127.0.0.1"
+_KILLED = 30.0  # seconds that the kernel of a stalled machine may take to end what was killed
 _ERROR_LINE = re.compile(
     r"\b(\w*(?:Error|Exception)\b:|error[:=]|level=error|fatal\b)|^(panic|SIG[A-Z]+): ", re.IGNORECASE
 )
@@ -134,9 +135,9 @@ class Child:
         finally:
             if not self._gone():
                 self._signal(signal.SIGKILL)
-                poll_until(self._gone, timeout=5.0, pause=self._pause_or_sleep)
+                poll_until(self._gone, timeout=_KILLED, pause=self._pause_or_sleep)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(5.0)
+                self.process.wait(_KILLED)
 
     def kill(self) -> None:
         """End everything at once, without waiting for it."""

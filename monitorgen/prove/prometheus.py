@@ -37,7 +37,9 @@ __all__ = [
 
 BINARY_VARIABLE = "MONITORGEN_PROMETHEUS"
 PORTS_TRIED = 3
-VERSION_TIMEOUT = 20.0
+VERSION_TIMEOUT = 60.0  # seconds; a busy machine may stand still for twenty
+OWN_TIMEOUT = 30.0  # seconds for an answer of our own server, which only a stalled machine holds up
+DYING = 5.0  # seconds in which a server that answers nobody any more has ended, its last words written
 LEAST_ROOM = 1 << 16  # bytes; the log grows in steps smaller than that
 
 
@@ -57,9 +59,9 @@ class Prometheus(PrometheusClient):
         binary: Path | None = None,
         tsdb: Path | None = None,
         flags: tuple[str, ...] = (),
-        start_timeout: float = 30.0,
+        start_timeout: float = 90.0,
     ) -> None:
-        super().__init__(f"http://{LOOPBACK}:1")  # the port is chosen when it starts
+        super().__init__(f"http://{LOOPBACK}:1", timeout=OWN_TIMEOUT)  # the port is chosen when it starts
         self.binary = binary or find_prometheus()
         self.workdir = workdir.absolute()
         self.tsdb = (tsdb or workdir / "tsdb").absolute()
@@ -147,7 +149,7 @@ class Prometheus(PrometheusClient):
             unheard = getattr(error.__cause__, "status", None) == 0
             if unheard and self._child is not None:  # if it is dying, its own words say why
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._child.process.wait(0.5)
+                    self._child.process.wait(DYING)
                 self._child.check()
             raise
 

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import gzip
 import re
-import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
 
 from monitorgen.bundle import Origin
 from monitorgen.errors import InputError
-from monitorgen.prove.processes import LOOPBACK
+from monitorgen.prove.local_server import LocalServer, SilentHandler
 
 GZIP = b"\x1f\x8b"
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SAMPLE = re.compile(r'([a-zA-Z_:][\w:]*(?:\{(?:[^"}]|"(?:\\.|[^"\\])*")*\})?)\s+(\S+)')
 _CUMULATIVE = {
     "counter": ("", "_total"),
@@ -147,41 +144,21 @@ class Replay:
         return samples
 
 
-class ReplayServer:
+class ReplayServer(LocalServer):
     """Serves a replay at `http://127.0.0.1:PORT/metrics` inside the `with` block; its time starts there."""
 
     def __init__(self, replay: Replay, *, clock: Callable[[], float] = time.monotonic) -> None:
         start = clock()
-        self._server = ThreadingHTTPServer((LOOPBACK, 0), _handler(lambda: replay.page(clock() - start)))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), daemon=True, name="replay"
-        )
-
-    @property
-    def target(self) -> str:
-        """The `host:port` to scrape."""
-        return f"{LOOPBACK}:{self._server.server_address[1]}"
+        super().__init__(_handler(lambda: replay.page(clock() - start)), name="replay")
 
     @property
     def url(self) -> str:
         """The address of the metrics page."""
         return f"http://{self.target}/metrics"
 
-    def __enter__(self) -> ReplayServer:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5.0)
-
 
 def _handler(page: Callable[[], str]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(SilentHandler):
         """Answers `/metrics`."""
 
         def do_GET(self) -> None:
@@ -189,15 +166,7 @@ def _handler(page: Callable[[], str]) -> type[BaseHTTPRequestHandler]:
             if self.path.partition("?")[0] != "/metrics":
                 self.send_error(404)
                 return
-            body = page().encode()
-            self.send_response(200)
-            self.send_header("Content-Type", CONTENT_TYPE)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing: scrapes come every few seconds."""
+            self.send_text(page())
 
     return Handler
 

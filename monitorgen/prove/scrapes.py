@@ -82,7 +82,7 @@ def await_targets(
         server.check()
         return all(state.health == "up" for state in server.targets())
 
-    server.child.wait_until(judged, timeout=20 + 3 * interval, what="scraping every source")
+    server.child.wait_until(judged, timeout=60 + 3 * interval, what="scraping every source")
     if poll_until(all_up, timeout=max(3.0, 3 * interval), pause=threading.Event().wait, first=interval / 4):
         return
     states = server.targets()

@@ -8,11 +8,11 @@ import time
 import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Literal, TypeAlias
 
 from monitorgen.errors import MonitorgenError
+from monitorgen.prove.local_server import LocalServer, SilentHandler
 from monitorgen.prove.processes import LOOPBACK
 from monitorgen.prove.prometheus import timestamp
 
@@ -52,7 +52,7 @@ class Malformed:
     received: float
 
 
-class WebhookReceiver:
+class WebhookReceiver(LocalServer):
     """A webhook on the loopback interface inside the `with` block; the path's one part names the receiver.
 
     It takes a free port, or `port`; a port that is taken is a `MonitorgenError`.
@@ -63,19 +63,15 @@ class WebhookReceiver:
         self._deliveries: list[Delivery] = []
         self._errors: list[Malformed] = []
         try:
-            self._server = ThreadingHTTPServer((LOOPBACK, port), _handler(self))
+            super().__init__(_handler(self), name="webhook", port=port)
         except OSError as error:
             where = f"{LOOPBACK}:{port}"
             raise MonitorgenError(f"the webhook cannot listen on {where}: {error.strerror}") from error
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), daemon=True, name="webhook"
-        )
 
     @property
     def url(self) -> str:
         """The address to put before `/RECEIVER`."""
-        return f"http://{LOOPBACK}:{self._server.server_address[1]}"
+        return f"http://{self.target}"
 
     def deliveries(self) -> tuple[Delivery, ...]:
         """What was delivered so far, oldest first."""
@@ -116,17 +112,6 @@ class WebhookReceiver:
             self._deliveries += deliveries
             self._errors += errors
             self._changed.notify_all()
-
-    def __enter__(self) -> WebhookReceiver:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5.0)
 
 
 def parse_notification(path: str, body: bytes, received: float) -> tuple[Delivery, ...]:
@@ -195,7 +180,7 @@ def _texts(tree: Mapping[str, Any], key: str) -> Mapping[str, str]:
 
 
 def _handler(webhook: WebhookReceiver) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(SilentHandler):
         """Takes notifications."""
 
         timeout = 5.0  # seconds without a byte, after which a sender is given up
@@ -204,12 +189,7 @@ def _handler(webhook: WebhookReceiver) -> type[BaseHTTPRequestHandler]:
             """Keep the body's alerts: 200, or 400 and why."""
             reason = self._trouble()
             status, said = (400, reason) if reason else (200, "kept")
-            body = said.encode(errors="replace")
-            self.send_response(status)
-            self.send_header("Content-Type", "text/plain; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.send_text(said, "text/plain; charset=utf-8", status)
 
         def _trouble(self) -> str:
             """What is wrong with the request; empty where its alerts are kept."""
@@ -239,8 +219,5 @@ def _handler(webhook: WebhookReceiver) -> type[BaseHTTPRequestHandler]:
                     break
                 body += more
             return body
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing: what came is kept as data."""
 
     return Handler

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from monitorgen.bundle import Origin
+from monitorgen.catalog.yamltree import gave_up_on_depth
 from monitorgen.errors import InputError
 from monitorgen.readers.source import Source
 
@@ -82,11 +83,11 @@ def only(fields: Mapping[str, YamlNode], allowed: Iterable[str], what: str) -> N
 
 def documents(source: Source) -> list[YamlNode]:
     """The documents of a file. InputError with line and column for anything that is not plain YAML."""
-    builder = _Builder(source)
     try:
-        for event in yaml.parse(source.text, Loader=_Loader):
-            builder.take(event)
+        return _roots(source, _Loader)
     except yaml.MarkedYAMLError as error:
+        if gave_up_on_depth(error):
+            _roots(source, yaml.SafeLoader)
         mark = error.problem_mark or error.context_mark
         place = _place(source, mark) if mark else Origin(source.name)
         raise InputError(f"is not YAML: {error.problem or error.context}", origin=place) from error
@@ -94,6 +95,12 @@ def documents(source: Source) -> list[YamlNode]:
         offset = getattr(error, "position", None)
         place = source.at(offset) if isinstance(offset, int) else Origin(source.name)
         raise InputError(f"is not YAML: {getattr(error, 'reason', error)}", origin=place) from error
+
+
+def _roots(source: Source, loader: Any) -> list[YamlNode]:
+    builder = _Builder(source)
+    for event in yaml.parse(source.text, Loader=loader):
+        builder.take(event)
     return builder.roots
 
 

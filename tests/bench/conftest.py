@@ -42,7 +42,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def ends() -> Callable[[int], bool]:
-    """Whether a process that is none of ours has ended, or does within ten seconds."""
+    """Whether a process that is none of ours has ended, or does within a minute."""
 
     def wait(pid: int) -> bool:
         try:
@@ -50,7 +50,7 @@ def ends() -> Callable[[int], bool]:
         except ProcessLookupError:
             return True
         try:
-            return bool(select.select([fd], [], [], 10)[0])
+            return bool(select.select([fd], [], [], 60)[0])
         finally:
             os.close(fd)
 

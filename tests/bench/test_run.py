@@ -17,7 +17,7 @@ from monitorgen.bench.session import Origin, run_all
 from monitorgen.bench.targets import MONITORING, Chosen
 from monitorgen.errors import InputError
 
-QUICK = Settings(iterations=5, warmup=1, timeout=60.0)
+QUICK = Settings(iterations=5, warmup=1, timeout=120.0)
 
 
 def chosen(target, **flags):
@@ -105,12 +105,15 @@ def test_one_that_hangs_is_ended_with_all_it_started(small, ends):
     text = """
 import subprocess, time
 def prepare(flags):
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     open("pid", "w").write(str(child.pid))
     child.wait()
 """
-    ran = run_target(chosen(small(only=text)), Settings(iterations=1, timeout=2.0), Path("out"))
-    assert "more than 2 s" in ran.result.error["text"]
+    for seconds in (2.0, 20.0, 60.0):  # a busy machine may not even have started the child in time
+        ran = run_target(chosen(small(only=text)), Settings(iterations=1, timeout=seconds), Path("out"))
+        assert f"more than {seconds:g} s" in ran.result.error["text"]
+        if Path("pid").exists():
+            break
     assert ends(int(Path("pid").read_text()))
 
 
@@ -127,7 +130,7 @@ def test_progress_that_nobody_hears_changes_nothing(small):
 
 
 def test_the_bundles_side_by_side():
-    made, _ = session([chosen(MONITORING)], Settings(iterations=1, warmup=0, timeout=60.0))
+    made, _ = session([chosen(MONITORING)], Settings(iterations=1, warmup=0, timeout=120.0))
     (result,) = made.results
     assert result.ok
     assert result.speedup("optimized") is None, "two things, not two ways to do one"

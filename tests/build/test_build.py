@@ -96,6 +96,18 @@ RECORDS = [
             )
         },
     ),
+    (  # of a total that it is part of: no series of it, no total
+        "    ratio:\n      of: {family: vllm:admission_rejections_total}\n"
+        "      to: [{family: vllm:request_success_total}, {family: vllm:admission_rejections_total}]\n"
+        '    since: "0.32"\n',
+        {
+            "model:vllm_mine_ratio:ratio_rate5m": (
+                f"sum by ({KEPT}) (rate(vllm:admission_rejections_total[5m]))"
+                f" / ((sum by ({KEPT}) (rate(vllm:request_success_total[5m]))"
+                f" + sum by ({KEPT}) (rate(vllm:admission_rejections_total[5m]))) > 0)"
+            )
+        },
+    ),
     (
         "    expr: '[[ running ]] + [[ ttft.p90 ]]'\n    unit: requests\n",
         {"model:vllm_mine:value": "model:vllm_running:sum_avg_5m + model:vllm_ttft_seconds:p90_5m"},

@@ -144,7 +144,7 @@ def test_what_is_asked_for() -> None:
 )
 def test_what_cannot_be_read_is_one_error(answer: Answer, message: str) -> None:
     with server(answer) as url, pytest.raises(InputError) as caught:
-        record(f"{url}/metrics", limit=1_000_000, timeout=5.0)
+        record(f"{url}/metrics", limit=1_000_000, timeout=60.0)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -182,7 +182,7 @@ def test_a_slow_server_is_given_up(drip: bool) -> None:
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         if not drip:
-            done.wait(10)
+            done.wait(60)
             return
         request.send_response(200)
         request.end_headers()

@@ -286,12 +286,13 @@ def test_loading_a_range_imports_neither_yaml_nor_pydantic_nor_http() -> None:
 
 
 def test_loading_the_whole_range_is_fast() -> None:
+    # CPU time: what a busy machine does meanwhile says nothing.
     best = float("inf")
     for _ in range(3):
         store._load.cache_clear()
-        start = time.perf_counter()
+        start = time.process_time()
         catalog.in_range("vllm", RANGE)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     assert best < 0.25
 
 

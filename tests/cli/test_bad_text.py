@@ -159,7 +159,7 @@ def test_a_large_file_takes_no_time(refused):
     """As large as a profile may be, over another: the work must not grow with the square of the keys."""
     keys = "".join(f"  a{n}: 1\n" for n in range(35_000))
     Path("p.yaml").write_text(f"extends: baseline\nthresholds:\n{keys}")
-    start, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "no alert uses the threshold 'a0'" in refused("build", "-p", "p.yaml", "-o", "out")
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000  # kB

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+PATIENCE = 60.0  # seconds; what is to end on its own would take far longer
 
 
 def _cpu_seconds(process: subprocess.Popen[str]) -> float:
@@ -18,22 +21,28 @@ def _cpu_seconds(process: subprocess.Popen[str]) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _end(process: subprocess.Popen[str]) -> tuple[float, str]:
-    """Send SIGTERM; returns the CPU seconds that the end took, and what standard error still said."""
+def _end(process: subprocess.Popen[str]) -> str:
+    """End a process by SIGTERM; returns what standard error still said.
+
+    A busy machine stretches both the wall clock and CPU seconds, so the work that the end takes is compared
+    with the work that the process did before, imports included. What does not end within `PATIENCE` is
+    killed, which its exit code then tells.
+    """
     on_linux = Path("/proc/self/stat").exists()
-    before = _cpu_seconds(process) if on_linux else time.monotonic()
+    before = _cpu_seconds(process) if on_linux else math.inf
+    hurry = threading.Timer(PATIENCE, process.kill)
+    hurry.start()
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
     said = process.stderr.read()
-    if not on_linux:
-        process.wait(timeout=20)
-        return time.monotonic() - before, said
     _, status, usage = os.wait4(process.pid, 0)
+    hurry.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_utime + usage.ru_stime - before, said
+    assert usage.ru_utime + usage.ru_stime - before < before, "its end took more work than all before"
+    return said
 
 
 @pytest.fixture
-def end_by_sigterm() -> Callable[[subprocess.Popen[str]], tuple[float, str]]:
-    """Ends a process by SIGTERM: the seconds that it still worked, and its last words."""
+def end_by_sigterm() -> Callable[[subprocess.Popen[str]], str]:
+    """Ends a process by SIGTERM, which must be little work; returns its last words."""
     return _end

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the workloads' extra is not installed")
+torch = pytest.importorskip("torch", reason="the extra `workloads` is not installed")
 
 
 @pytest.fixture(scope="module")

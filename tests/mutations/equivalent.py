@@ -19,10 +19,14 @@ _SMALL = re.compile(r"alert/(TargetDown|MetricsGone|JobGone|GraphModeDrift)/")
 _ALONE = re.compile(r"(sum|max) by \(job, instance, model_name\) \((rate\()?vllm:decode_\w+")
 
 
-# What may happen to a branch that has no series, or only zeros that are filtered out.
-_OF_A_BRANCH = ("or: right side dropped", "set operator changed", "matcher removed")
-_OF_A_MISSING_ONE = (*_OF_A_BRANCH, "constant changed", "arithmetic operator", "aggregation changed")
-_OF_A_FILTERED_ONE = (*_OF_A_BRANCH, "grouping label removed", "matcher operator")
+# What may happen to a branch that has only zeros, which are filtered out.
+_OF_A_FILTERED_BRANCH = (
+    "or: right side dropped",
+    "set operator changed",
+    "matcher removed",
+    "grouping label removed",
+    "matcher operator",
+)
 
 
 def reason(mutation: Mutation, original: object) -> str:
@@ -67,16 +71,13 @@ def _inside_a_product_with_zero(mutation: Mutation, old: str, new: str) -> bool:
 
 
 def _in_a_branch_that_never_speaks(mutation: Mutation, old: str, new: str) -> bool:
-    """`of or 0 * (of + rest)` has no total without `of`; `(x or 0 * y) > 0` lets no 0 through."""
-    for start, end in _zeros(old, inner=False):
-        counted = re.findall(r"rate\(([\w:]+)", old[:start])
-        total = old[start:end]
-        missing = bool(counted) and re.search(rf"\+\s.*{counted[0]}\b", total, re.DOTALL) is not None
-        filtered = re.match(r"[\s)]*>\s+0$", old[end:]) is not None
-        silent = mutation.kind in (_OF_A_MISSING_ONE if missing else _OF_A_FILTERED_ONE)
-        if (missing or filtered) and silent and _within(old, new, old.rfind("or", 0, start), end):
-            return True
-    return False
+    """`(x or 0 * y) > 0` lets no 0 through."""
+    return any(
+        mutation.kind in _OF_A_FILTERED_BRANCH
+        and re.match(r"[\s)]*>\s+0$", old[end:]) is not None
+        and _within(old, new, old.rfind("or", 0, start), end)
+        for start, end in _zeros(old, inner=False)
+    )
 
 
 def _label_that_the_instance_implies(mutation: Mutation, old: str, new: str) -> bool:

@@ -101,7 +101,7 @@ class Model(BaseHTTPRequestHandler):
         for left in range(tokens, 0, -1):
             end = '"length"' if left == 1 else "null"
             self.say(f'{{"choices":[{{"index":0,"text":"","finish_reason":{end}}}]}}')
-        self.release.wait(5)
+        self.release.wait(600)
         self.say(f'{{"choices":[],"usage":{{"prompt_tokens":9,"completion_tokens":{2 * tokens}}}}}')
         self.say("[DONE]")
 
@@ -138,7 +138,7 @@ def test_every_kind_is_sent_as_planned_and_measured(model: tuple[str, type[Model
     assert by_kind["completion"] == by_kind["chat"] == by_kind["disconnect"] == {200}
     assert {o.chunks for o in report.outcomes if o.kind == "disconnect"} == {3}
     assert all(o.ttft is not None and o.ttft <= o.total for o in report.outcomes if o.status == 200)
-    assert 0 < report.ttft(0.5) <= report.ttft(0.99) < 5
+    assert 0 < report.ttft(0.5) <= report.ttft(0.99) < 60
     assert not report.errors
     complete = [o for o in report.outcomes if o.kind in ("completion", "chat")]
     assert all(o.complete and o.finish == "length" for o in complete)
@@ -162,10 +162,16 @@ def test_what_exceeds_the_concurrency_is_dropped(model: tuple[str, type[Model]])
         disconnect_share=0,
         max_tokens=(1,),
     )
-    threading.Timer(0.5, handler.release.set).start()
-    report = run_load(url, plan)
+    arrivals, told = len(plan.arrivals()), []
+
+    def release_with_the_last(seconds: float) -> None:
+        told.append(seconds)
+        if len(told) == arrivals:  # by then both seats are taken, and answered too late for anybody else
+            threading.Timer(0.2, handler.release.set).start()
+
+    report = run_load(url, plan, progress=release_with_the_last)
+    assert report.dropped == arrivals - 2
     assert len(report.outcomes) == 2
-    assert report.dropped == len(plan.arrivals()) - 2
 
 
 def test_a_load_can_be_stopped(model: tuple[str, type[Model]]) -> None:
@@ -174,7 +180,7 @@ def test_a_load_can_be_stopped(model: tuple[str, type[Model]]) -> None:
     stop.set()
     report = run_load(url, LoadPlan(seconds=3000, rate=1), stop=stop)
     assert report.outcomes == ()
-    assert report.seconds < 5
+    assert report.seconds < 60  # of 3000
     assert math.isnan(report.ttft(0.5))
 
 
@@ -182,7 +188,7 @@ def test_what_is_unanswered_after_the_drain_is_cut_off(model: tuple[str, type[Mo
     url, _ = model
     plan = LoadPlan(seconds=0.3, rate=30, burst_every=0, invalid_share=0, disconnect_share=0, drain=0.1)
     report = run_load(url, plan)  # nobody lets the server finish
-    assert report.seconds < 3
+    assert report.seconds < plan.request_timeout / 2
     assert report.outcomes
     assert {(o.error, o.complete, o.status) for o in report.outcomes} == {(CUT, False, 200)}
 
@@ -192,7 +198,7 @@ def test_clients_that_wait_to_be_let_in_are_cut_off_as_well() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
         plan = LoadPlan(seconds=0.5, rate=60, burst_every=0, max_in_flight=20, drain=0.1)
         report = run_load(f"http://127.0.0.1:{deaf.getsockname()[1]}", plan)
-    assert report.seconds < 3
+    assert report.seconds < plan.request_timeout / 2
     assert len(report.outcomes) == 20
     assert {(o.status, o.error) for o in report.outcomes} == {(0, CUT)}
 
@@ -207,7 +213,7 @@ def test_a_load_that_fails_does_not_wait_for_its_answers(model: tuple[str, type[
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run_load(url, LoadPlan(seconds=60, rate=30, invalid_share=0), progress=fail)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 30  # of 60
 
 
 def test_an_error_within_the_stream_is_no_token(model: tuple[str, type[Model]]) -> None:

@@ -16,7 +16,7 @@ from monitorgen.prove.processes import ProcessError, child, free_port, poll_unti
 
 PY = sys.executable
 # Programs that run on until they are ended: their sleep is what the tests cut short, no test waits for it.
-LIVE_ON = "import time\nprint('up', flush=True)\ntime.sleep(60)"
+LIVE_ON = "import time\nprint('up', flush=True)\ntime.sleep(600)"
 STUBBORN = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + LIVE_ON
 # Starts one process in its own group and one that leaves it, prints both ids, and waits.
 PARENT = f"""
@@ -35,7 +35,7 @@ folder = Path(sys.argv[1])
 with child([sys.executable, "-c", {LIVE_ON!r}], name="held", log=folder / "held.log") as held:
     (folder / "pid.new").write_text(str(held.process.pid))
     (folder / "pid.new").rename(folder / "pid")
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -55,7 +55,7 @@ def spoken(log: Path) -> bool:
 @pytest.mark.parametrize("program", [LIVE_ON, STUBBORN], ids=["obeys TERM", "ignores TERM"])
 def test_a_child_ends_with_its_block(program: str, tmp_path: Path) -> None:
     with child([PY, "-c", program], name="it", log=tmp_path / "log", grace=0.3) as running:
-        running.wait_until(lambda: spoken(running.log), timeout=10, what="speaking")
+        running.wait_until(lambda: spoken(running.log), timeout=60, what="speaking")
         pid = running.process.pid
         assert exists(pid)
     assert not exists(pid)
@@ -67,7 +67,7 @@ def test_what_a_child_started_ends_too_even_outside_of_its_group(tmp_path: Path)
 
     def fail_inside() -> None:
         with child([PY, "-c", PARENT], name="it", log=tmp_path / "log") as running:
-            running.wait_until(lambda: spoken(running.log), timeout=10, what="speaking")
+            running.wait_until(lambda: spoken(running.log), timeout=60, what="speaking")
             started.extend(int(word) for word in running.tail(1).split())
             assert all(exists(pid) for pid in started)
             raise RuntimeError("of the test")
@@ -82,11 +82,11 @@ def test_what_a_child_started_ends_too_even_outside_of_its_group(tmp_path: Path)
 def test_a_signal_to_us_ends_the_child(number: signal.Signals, tmp_path: Path) -> None:
     mine = subprocess.Popen([PY, "-c", HOLDER, tmp_path], stderr=subprocess.DEVNULL)
     try:
-        assert poll_until((tmp_path / "pid").exists, timeout=20, pause=lambda s: _wait(mine, s))
+        assert poll_until((tmp_path / "pid").exists, timeout=60, pause=lambda s: _wait(mine, s))
         held = int((tmp_path / "pid").read_text())
         assert exists(held)
         mine.send_signal(number)
-        assert mine.wait(20) != 0
+        assert mine.wait(60) != 0
         assert not exists(held)
     finally:
         mine.kill()
@@ -119,14 +119,14 @@ def test_an_early_death_is_told_in_the_childs_words(
         child([PY, "-c", program], name="it", log=tmp_path / "log") as running,
         pytest.raises(ProcessError) as caught,
     ):
-        running.wait_until(lambda: False, timeout=30, what="anything")
+        running.wait_until(lambda: False, timeout=60, what="anything")
     assert caught.value.message == wanted
     assert str(tmp_path / "log") in str(caught.value)
 
 
 def test_a_wait_that_is_too_long_says_for_what(tmp_path: Path) -> None:
     with child([PY, "-c", LIVE_ON], name="it", log=tmp_path / "log") as running:
-        running.wait_until(lambda: spoken(running.log), timeout=10, what="speaking")
+        running.wait_until(lambda: spoken(running.log), timeout=60, what="speaking")
         with pytest.raises(ProcessError, match="it: getting ready did not happen within 0 s; last words: up"):
             running.wait_until(lambda: False, timeout=0.05, what="getting ready")
 
@@ -143,7 +143,7 @@ def test_the_environment_is_ours_and_what_is_added(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("OURS", "1")
     program = "import os; print(os.environ['OURS'], os.environ['THEIRS'])"
     with child([PY, "-c", program], name="it", log=tmp_path / "log", env={"THEIRS": "2"}) as running:
-        running.process.wait(20)
+        running.process.wait(60)
         assert running.tail() == "1 2"
     assert "THEIRS" not in os.environ
 

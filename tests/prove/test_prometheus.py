@@ -41,8 +41,8 @@ groups:
 
 def test_a_real_server_answers_typed(prometheus: Path, tmp_path: Path) -> None:
     with Prometheus(CONFIG, workdir=tmp_path, files={"rules/a.yaml": RULES}, binary=prometheus) as server:
-        server.child.wait_until(lambda: bool(server.query("level:two:sum")), timeout=20, what="a recording")
-        server.child.wait_until(lambda: bool(server.alerts()), timeout=20, what="an alert")
+        server.child.wait_until(lambda: bool(server.query("level:two:sum")), timeout=60, what="a recording")
+        server.child.wait_until(lambda: bool(server.alerts()), timeout=60, what="an alert")
         (sample,) = server.query("level:two:sum")
         assert sample.value == 2.0
         assert sample.labels["kind"] == "x"
@@ -75,7 +75,7 @@ def test_targets_tell_why_they_are_down(one_prometheus: Path, tmp_path: Path) ->
         def scraped() -> bool:
             return any(target.health == "down" for target in server.targets())
 
-        server.child.wait_until(scraped, timeout=30, what="a scrape")
+        server.child.wait_until(scraped, timeout=60, what="a scrape")
         (target,) = server.targets()
         assert (target.job, target.instance) == ("gone", "127.0.0.1:1")
         assert "refused" in target.error

@@ -174,11 +174,11 @@ def test_the_server_plays_from_its_start_and_ends_with_its_block() -> None:
     with ReplayServer(Replay([FIRST, SECOND], step=10), clock=lambda: next(moments)) as server:
         seen = []
         for _ in range(2):
-            with urllib.request.urlopen(server.url, timeout=5) as answer:
+            with urllib.request.urlopen(server.url, timeout=60) as answer:
                 assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
                 seen.append(values(answer.read().decode())[HIT])
         assert seen == [pytest.approx(20), pytest.approx(30)]
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(server.url.replace("/metrics", "/else"), timeout=5)
+            urllib.request.urlopen(server.url.replace("/metrics", "/else"), timeout=60)
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(server.url, timeout=5)
+        urllib.request.urlopen(server.url, timeout=60)

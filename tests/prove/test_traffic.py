@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from pace import Pace
 
 from monitorgen.build import build
 from monitorgen.errors import InputError
@@ -100,7 +101,7 @@ def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[VllmServe
             except ProcessError:
                 return False
 
-        process.wait_until(steps, timeout=20, what="taking steps")
+        process.wait_until(steps, timeout=60, what="taking steps")
         yield VllmServer(url, f"127.0.0.1:{port}", "tiny", "0", 0.0, process)
 
 
@@ -118,7 +119,9 @@ def known(monkeypatch: pytest.MonkeyPatch) -> dict[str, Scenario]:
 
 def moves_on(server: VllmServer) -> bool:
     before = sample_sum(server.url, STEPS)
-    return poll_until(lambda: sample_sum(server.url, STEPS) > before, timeout=5, pause=threading.Event().wait)
+    return poll_until(
+        lambda: sample_sum(server.url, STEPS) > before, timeout=60, pause=threading.Event().wait
+    )
 
 
 def test_what_is_provoked_is_an_alert_of_the_profile_and_nothing_is_forgotten() -> None:
@@ -192,17 +195,17 @@ def test_scenarios_run_in_turn_and_together(server: VllmServer, known: dict[str,
 @needs_proc
 def test_slow_motion_keeps_its_pace_and_then_lets_go(server: VllmServer, known: dict[str, Scenario]) -> None:
     known["slow"] = scenario("slow", SlowMotion(seconds=1.2, step=0.2), max_tokens=(50,), drain=0.1)
-    before = sample_sum(server.url, STEPS)
+    before, began = sample_sum(server.url, STEPS), time.monotonic()
     run_scenarios(server, ["slow"])
-    # 1.2 s are 6 steps of 0.2 s, and some more before the first and after the last; at full speed, 240
-    assert 3 <= sample_sum(server.url, STEPS) - before < 100
+    # 1.2 s are 6 steps of 0.2 s, and some more before the first and after the last; at full speed, 200/s
+    assert 3 <= sample_sum(server.url, STEPS) - before < 80 * (time.monotonic() - began)
     assert moves_on(server)
 
 
 @needs_proc
 def test_a_stalled_engine_takes_no_step_but_its_metrics_answer(server: VllmServer) -> None:
     over = threading.Event()
-    stall = threading.Thread(target=Stall(seconds=30, active=7).run, args=(server, over))
+    stall = threading.Thread(target=Stall(seconds=300, active=7).run, args=(server, over))
     stall.start()
 
     def still() -> bool:
@@ -210,9 +213,9 @@ def test_a_stalled_engine_takes_no_step_but_its_metrics_answer(server: VllmServe
         over.wait(0.05)  # ten steps' time
         return sample_sum(server.url, STEPS) == before
 
-    assert poll_until(still, timeout=10, pause=over.wait)
+    assert poll_until(still, timeout=60, pause=over.wait)
     over.set()
-    stall.join(5)
+    stall.join(60)
     assert not stall.is_alive()
     assert moves_on(server)
 
@@ -237,18 +240,18 @@ def test_the_operator_aborts_and_resumes(server: VllmServer, known: dict[str, Sc
 def test_what_cannot_be_done_ends_the_load_and_is_said(
     server: VllmServer, known: dict[str, Scenario]
 ) -> None:
-    known["aborts"] = scenario("aborts", Aborts(seconds=60, every=0.1), seconds=60)
-    known["beside"] = scenario("beside", seconds=60)
+    known["aborts"] = scenario("aborts", Aborts(seconds=600, every=0.1), seconds=600)
+    known["beside"] = scenario("beside", seconds=600)
     start = time.monotonic()
     with pytest.raises(ProcessError, match=r"HTTP 404 .*VLLM_SERVER_DEV_MODE"):
         run_scenarios(server, ["aborts+beside"])
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 120  # of ten minutes
 
 
 @needs_proc
 def test_a_server_that_hangs_answers_later(server: VllmServer) -> None:
     over = threading.Event()
-    hang = threading.Thread(target=Hang(seconds=30).run, args=(server, over))
+    hang = threading.Thread(target=Hang(seconds=300).run, args=(server, over))
     hang.start()
 
     def silent() -> bool:
@@ -262,9 +265,9 @@ def test_a_server_that_hangs_answers_later(server: VllmServer) -> None:
             connection.close()
         return False
 
-    assert poll_until(silent, timeout=10, pause=over.wait)
+    assert poll_until(silent, timeout=60, pause=over.wait)
     over.set()
-    hang.join(5)
+    hang.join(60)
     assert moves_on(server)
 
 
@@ -279,11 +282,12 @@ def test_stop_ends_everything_within_a_second(
 
     def halt(_: str, seconds: float) -> None:
         if seconds > 0.4 and not stopped:
-            stopped.append(time.monotonic())
+            stopped.append(pace.seconds)
             stop.set()
 
-    reports = run_scenarios(server, ["long", "long"], stop=stop, progress=halt)
-    assert time.monotonic() - stopped[0] < 1.5  # and a half for a busy machine
+    with Pace() as pace:
+        reports = run_scenarios(server, ["long", "long"], stop=stop, progress=halt)
+    assert pace.seconds - stopped[0] < 1.5  # and a half for a busy machine
     assert reports["long"].outcomes
     assert not any(outcome.complete for outcome in reports["long"].outcomes)
     assert moves_on(server)

@@ -48,7 +48,7 @@ def with_change(change: Callable[[dict[str, Any]], object]) -> bytes:
 
 
 def send(webhook: WebhookReceiver, path: str, body: bytes, headers: dict[str, str] | None = None) -> int:
-    connection = http.client.HTTPConnection(urllib.parse.urlsplit(webhook.url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(webhook.url).netloc, timeout=60)
     try:
         connection.request("POST", path, body, headers or {})
         return connection.getresponse().status
@@ -143,7 +143,7 @@ def test_waiting_ends_with_the_delivery_that_was_waited_for() -> None:
         assert not found
         body = with_change(lambda p: p["alerts"][0].update(status="resolved", endsAt=ALERT["startsAt"]))
         send(webhook, "/notify", body)
-        waiting.join(30)
+        waiting.join(60)
         assert found == [webhook.deliveries()[1]]
         assert webhook.wait_for(lambda one: one.receiver == "page", 0.01) is None
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from monitorgen.bundle import Variable
 from monitorgen.checks.context import SCRAPE_LABELS, Context, dashboard_subject
+from monitorgen.checks.dashboards.variable_choice import choice_problems
 from monitorgen.checks.finding import Finding
 from monitorgen.checks.registry import check
 
@@ -28,9 +29,4 @@ def _problems(variable: Variable) -> Iterator[str]:
     """What is wrong with a variable that chooses targets."""
     if variable.kind != "query":
         yield f"is a {variable.kind} variable, not a query"
-    if not variable.label:
-        yield "has no label"
-    if not variable.multi:
-        yield "takes only one value"
-    if not variable.include_all or variable.all_value != ".+":
-        yield "does not offer all values as .+"
+    yield from choice_problems(variable)

@@ -26,7 +26,7 @@ def variable_choice(context: Context) -> Iterator[Finding]:
                 continue
             problems = [*_listed(variable, used.get(variable.name, set()))]
             if variable.name in own:
-                problems += _choice(variable)
+                problems += choice_problems(variable)
             for problem in problems:
                 yield subject.finding(f"the variable {variable.name} {problem}", "mend the variable")
 
@@ -51,7 +51,8 @@ def _listed(variable: Variable, matched: set[str]) -> Iterator[str]:
         yield f"lists {lists[1]}, but queries match {', '.join(sorted(matched))} with it"
 
 
-def _choice(variable: Variable) -> Iterator[str]:
+def choice_problems(variable: Variable) -> Iterator[str]:
+    """What keeps a person from choosing among all values of a variable, several at once, by its name."""
     if not variable.label:
         yield "has no label"
     if not variable.multi:

@@ -178,6 +178,6 @@ def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv(RUN, mark)
     yield folder
     if Path("/proc/self/environ").exists():
-        poll_until(lambda: not processes_of(mark), timeout=5, pause=threading.Event().wait)
+        poll_until(lambda: not processes_of(mark), timeout=60, pause=threading.Event().wait)
         assert processes_of(mark) == []
     assert [str(path.relative_to(folder)) for path in folder.rglob("*")] == []

@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pace import Pace
 
 from monitorgen.prove.leaving import clean_exit, shielded, undone, workfolder
 from monitorgen.prove.processes import poll_until
@@ -54,7 +54,7 @@ def wait(process: subprocess.Popen[bytes], holds: Callable[[], bool]) -> None:
         except subprocess.TimeoutExpired:
             return
 
-    assert poll_until(lambda: holds() or process.poll() is not None, timeout=90, pause=pause, longest=0.05)
+    assert poll_until(lambda: holds() or process.poll() is not None, timeout=180, pause=pause, longest=0.05)
 
 
 @pytest.mark.parametrize(
@@ -134,13 +134,13 @@ def test_endpoints_that_are_all_down_end_it_at_once(prove: Any, serve: Any, tmp_
 
 
 def test_a_slow_endpoint_does_not_hold_up_the_end(prove: Any, serve: Any) -> None:
-    slow = serve(lambda request: request.server.ended.wait(60))
+    slow = serve(lambda request: request.server.ended.wait(600))
     process, _ = prove("--live-only", "--scrape", f"vllm={slow.url}")
     wait(process, lambda: slow.count > 0)
-    began = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert time.monotonic() - began < 5  # the look itself would take ten
+    with Pace() as pace:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert pace.seconds < 7  # the look itself would take ten
 
 
 def test_an_impatient_second_signal_breaks_nothing_off(prove: Any, temporary: Path) -> None:

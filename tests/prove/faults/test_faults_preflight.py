@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import socket
-import time
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +76,7 @@ def says(body: str | bytes, kind: str | None = "text/plain; version=0.0.4") -> C
 
 def look(server: Any, access: Access | None = None, **options: Any) -> Checked:
     source = Source("", server.target, scheme=server.scheme, access=access or Access())
-    checked = preflight(source, JOBS, **{"timeout": 5.0, **options})
+    checked = preflight(source, JOBS, **{"timeout": 60.0, **options})
     assert all("\n" not in problem for problem in checked.problems)
     assert server.methods <= {"GET"}
     return checked
@@ -136,7 +136,7 @@ def test_each_fault_is_one_line_with_the_address(fault: Any, wanted: str, serve:
 @pytest.mark.parametrize("fault", [huge, huge_zipped])
 def test_a_huge_page_is_not_read_to_its_end(fault: Any, serve: Any) -> None:
     server = serve(fault)
-    (problem,) = look(server, limit=2 * MIB, timeout=20.0).problems
+    (problem,) = look(server, limit=2 * MIB, timeout=120.0).problems
     assert problem == f"{server.url} is larger than 2 MiB"
     assert server.sent < 50_000_000
 
@@ -173,7 +173,7 @@ def test_a_slow_endpoint_tells_how_long_it_took(serve: Any) -> None:
         request.server.ended.wait(0.2)
         request.send(PAGE)
 
-    assert 0.2 <= look(serve(later)).seconds < 5
+    assert 0.2 <= look(serve(later)).seconds < 60
 
 
 def wants(header: str) -> Callable[[Any], None]:
@@ -268,13 +268,23 @@ def test_plain_and_encrypted_are_told_apart(serve: Any) -> None:
     assert "https://" in problem
 
 
-def test_slow_endpoints_are_looked_at_together(serve: Any) -> None:
-    servers = [serve(slow) for _ in range(6)]
-    began = time.monotonic()
-    checked = preflight_all([f"chat={server.url}" for server in servers], jobs=JOBS, timeout=0.5)
-    assert time.monotonic() - began < 6 * 0.5
-    assert all("within 0.5 s" in one.problems[0] for one in checked)
+def test_endpoints_are_looked_at_together_and_told_in_their_order(serve: Any) -> None:
+    """Each answers only once all of them have been asked; one after the other, none ever would."""
+    together = threading.Barrier(6)
+
+    def with_the_others(request: Any) -> None:
+        together.wait(60)
+        request.send(PAGE)
+
+    servers = [serve(with_the_others) for _ in range(6)]
+    checked = preflight_all([f"chat={server.url}" for server in servers], jobs=JOBS, timeout=60)
+    assert all(one.ok for one in checked)
     assert [one.source.target for one in checked] == [server.target for server in servers]
+
+
+def test_slow_endpoints_are_given_up(serve: Any) -> None:
+    checked = preflight_all([f"chat={serve(slow).url}" for _ in range(2)], jobs=JOBS, timeout=0.5)
+    assert all("within 0.5 s" in one.problems[0] for one in checked)
 
 
 def test_a_missing_secret_is_found_before_anyone_is_asked(serve: Any, tmp_path: Path) -> None:

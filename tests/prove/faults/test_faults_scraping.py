@@ -88,7 +88,7 @@ class Scene:
         return time.monotonic() - self.began
 
     def wait(self, holds: Callable[[], bool], what: str) -> None:
-        self.server.child.wait_until(holds, timeout=30, what=what)
+        self.server.child.wait_until(holds, timeout=90, what=what)
 
 
 @pytest.fixture
@@ -178,9 +178,14 @@ def a_redirect_carries_no_credentials_anywhere(scene: Scene) -> None:
 
 
 def a_flapping_endpoint_is_not_well_though_it_is_up_at_times(scene: Scene) -> None:
-    scene.wait(lambda: scene.fares("flapping").tried >= 6, "flapping")
+    """Half of its scrapes fail, in the long run: a busy machine adds some that came too late."""
+
+    def half() -> bool:
+        found = scene.fares("flapping")
+        return found.tried >= 6 and 0.3 < found.failed / found.tried < 0.7
+
+    scene.wait(half, "flapping")
     found = scene.fares("flapping")
-    assert 0.3 < found.failed / found.tried < 0.7
     assert not found.ok
     assert f"{found.failed} of {found.tried} scrapes failed" in str(found)
 
@@ -253,9 +258,9 @@ def test_a_proof_goes_on_without_a_source_that_is_down(
 
     def load() -> None:
         before = other.count
-        poll_until(lambda: other.count >= before + 3, timeout=20, pause=threading.Event().wait)
+        poll_until(lambda: other.count >= before + 3, timeout=60, pause=threading.Event().wait)
         other.stop()
-        poll_until(lambda: good.count >= before + 6, timeout=20, pause=threading.Event().wait)
+        poll_until(lambda: good.count >= before + 6, timeout=60, pause=threading.Event().wait)
 
     report = run_live(
         subject("good", "dying"),

@@ -97,7 +97,7 @@ def forward(server: str, prefix: str, header: str = "") -> Callable[[Any], None]
             request.send("who are you?", 401, "text/plain")
         else:
             try:
-                with opener.open(server + request.path.removeprefix(prefix), timeout=10) as said:
+                with opener.open(server + request.path.removeprefix(prefix), timeout=60) as said:
                     request.send(said.read(), kind=said.headers["Content-Type"])
             except urllib.error.HTTPError as error:
                 with error:
@@ -126,11 +126,11 @@ def scene(prometheus: Path, serve_all: Any, tmp_path_factory: pytest.TempPathFac
             rules = server.rules()
             return bool(rules) and all(rule.health != "unknown" for rule in rules)
 
-        server.child.wait_until(evaluated, timeout=30, what="evaluating")
+        server.child.wait_until(evaluated, timeout=90, what="evaluating")
         server.child.wait_until(
-            lambda: any(alert.state == "firing" for alert in server.alerts()), timeout=30, what="firing"
+            lambda: any(alert.state == "firing" for alert in server.alerts()), timeout=90, what="firing"
         )
-        server.child.wait_until(lambda: bool(server.query("job:hits:sum")), timeout=30, what="recording")
+        server.child.wait_until(lambda: bool(server.query("job:hits:sum")), timeout=90, what="recording")
         proxy = serve_all(forward(server.url, "/prometheus"))
         client = PrometheusClient(f"http://{proxy.target}/prometheus/")
         yield Scene(server, ask_running(client, SUBJECT, jobs=["chat", "dead", "missing"], interval=1.0))
@@ -252,11 +252,11 @@ def html(request: Any) -> None:
         (lambda request: request.send("[]"), "does not answer like a Prometheus"),
         (lambda request: request.send('{"status": "success"}'), "does not answer like a Prometheus"),
         (lambda request: request.send('{"status":"error","error":"too busy"}', 503), "refuses: too busy"),
-        (lambda request: request.server.ended.wait(20), "did not answer within 0.3 s"),
+        (lambda request: request.server.ended.wait(60), "did not answer within 0.3 s"),
     ],
 )
 def test_what_does_not_answer_is_told_in_one_line(fault: Any, wanted: str, serve: Any) -> None:
-    client = PrometheusClient(f"http://{serve(fault).target}/", timeout=0.3 if "0.3 s" in wanted else 10)
+    client = PrometheusClient(f"http://{serve(fault).target}/", timeout=0.3 if "0.3 s" in wanted else 60)
     with pytest.raises(PrometheusError) as caught:
         look_at(client)
     assert wanted in str(caught.value)
