@@ -69,7 +69,7 @@ class DecodeLoop:
     """Decodes a plan's steps; `tokens` holds what each request got, the prefill's token first.
 
     `step` computes one decode step (`model.decode_step`, or a compiled one). Counters count decode steps;
-    prompts are prefilled between them, for both arms alike.
+    prompts are prefilled between them, for both arms alike, and `prefill_seconds` is what that took.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class DecodeLoop:
         self.largest = max((plan.largest, *policy.buckets))
         self.shared: Workspace | None = None
         self.moved = self.growths = self.prefilled = 0
+        self.prefill_seconds = 0.0
         self.state = self._state(0)
         self.cache = self._cache(self._first_pages())
         self._staging()
@@ -306,11 +307,22 @@ class DecodeLoop:
         )
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         slots = torch.tensor([self.live[number].slot for number in admitted], device=device)
+        started = self._mark()
         first = prefill(self.weights, self.cache, self.state, slots, tokens, lengths).argmax(-1)
         self.state.tokens[slots] = first
+        ended = self._mark()
         self.prefilled += sum(map(len, prompts))
-        for number, token in zip(admitted, first.tolist(), strict=True):
+        for number, token in zip(admitted, first.tolist(), strict=True):  # waits for the device
             self.tokens[number].append(token)
+        self.prefill_seconds += started.elapsed_time(ended) / 1000 if self.on_cuda else ended - started
+
+    def _mark(self) -> Any:
+        """This moment: on CUDA the stream's, so that the step still in flight before it does not count."""
+        if not self.on_cuda:
+            return time.perf_counter()
+        event = cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def _collect(self, index: int, step: Step, size: int) -> None:
         """Take the tokens of a launched step, once the device has them, and count the step."""

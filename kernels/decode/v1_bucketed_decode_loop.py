@@ -75,7 +75,10 @@ def _document(server: Server, engine: str, seconds: float) -> dict[str, Any]:
         "step_seconds": counters.step_seconds,
         "agreed_with_vllm": shadow.agreed if shadow else None,
         "compared_with_vllm": shadow.compared if shadow else None,
-        **{name: number for name, number in counters.summary().items() if name.endswith(("tokens", "bytes"))},
+        "decode_tokens": counters.tokens,
+        "padding_tokens": counters.padding_tokens,
+        "allocator_bytes": counters.allocator_bytes(),
+        "pool_bytes": counters.pool_bytes() if counters.graphs else None,
     }
 
 

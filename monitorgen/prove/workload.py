@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from monitorgen.prove.processes import LOOPBACK, Child, ProcessError, child, fre
 
 MODULE = "monitorgen.kernels.decode.v1_bucketed_decode_loop"
 PYTHON_VARIABLE = "MONITORGEN_WORKLOAD_PYTHON"
+_DECODED = re.compile(rb"^vllm:decode_tokens_total\{[^}]*\} 0*[1-9]", re.MULTILINE)
 START = 180.0  # seconds: importing torch and capturing the first steps on a busy machine
 
 
@@ -41,7 +43,7 @@ def workload_python() -> Path | None:
 
 @contextlib.contextmanager
 def serve_workload(workdir: Path, python: Path, flags: tuple[str, ...] = ()) -> Iterator[WorkloadServer]:
-    """Run the bucketed decode loop under steady traffic inside the `with` block.
+    """Run the bucketed decode loop under steady traffic inside the `with` block, once it decodes.
 
     Raises `ProcessError` with its own words if it does not start.
     """
@@ -49,16 +51,17 @@ def serve_workload(workdir: Path, python: Path, flags: tuple[str, ...] = ()) -> 
     argv: list[str | Path] = [python, "-m", MODULE, "--prom-port", str(port), *flags]
     url = f"http://{LOOPBACK}:{port}/metrics"
 
-    def exports() -> bool:
+    def decodes() -> bool:
+        """Its exporter is there before its decoder is: zeros would prove nothing."""
         with contextlib.suppress(NoPageError):
-            return b"vllm:decode_tokens_total" in get(url, NO_ACCESS, timeout=5.0).body
+            return _DECODED.search(get(url, NO_ACCESS, timeout=5.0).body) is not None
         return False
 
     # One thread: the machine has to run Prometheus beside it.
     environment = {"OMP_NUM_THREADS": "1"}
     with child(argv, name="the decode workload", log=workdir / "workload.log", env=environment) as process:
         try:
-            process.wait_until(exports, timeout=START, what="exporting its metrics")
+            process.wait_until(decodes, timeout=START, what="decoding")
         except ProcessError as error:
             raise ProcessError(error.message, hint=f"log: {process.log}") from error
         yield WorkloadServer(f"{LOOPBACK}:{port}", process)

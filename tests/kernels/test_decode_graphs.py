@@ -22,6 +22,7 @@ from monitorgen import telemetry  # noqa: E402
 from monitorgen.catalog import exposition  # noqa: E402
 from monitorgen.kernels.counters import DecodeCounters  # noqa: E402
 from monitorgen.kernels.decode import loop as loop_module  # noqa: E402
+from monitorgen.kernels.decode.decode_graphs_common import GraphsRun  # noqa: E402
 from monitorgen.kernels.decode.loop import DecodeLoop, Policy  # noqa: E402
 from monitorgen.kernels.decode.model import generate  # noqa: E402
 from monitorgen.kernels.decode.pool import Compaction, PagePool  # noqa: E402
@@ -110,9 +111,9 @@ class RecordedGraph:
 @pytest.fixture
 def on_recorded_graphs(monkeypatch: pytest.MonkeyPatch) -> type[RecordedGraph]:
     """The loop takes the path of a CUDA device, with graphs that are recorded instead of captured."""
-    nothing = SimpleNamespace(record=lambda: None, synchronize=lambda: None)
+    nothing = SimpleNamespace(record=lambda: None, synchronize=lambda: None, elapsed_time=lambda other: 250.0)
     fake = SimpleNamespace(
-        Event=lambda: nothing, graph_pool_handle=lambda: "shared", synchronize=lambda: None
+        Event=lambda **_: nothing, graph_pool_handle=lambda: "shared", synchronize=lambda: None
     )
     monkeypatch.setattr(loop_module, "cuda", fake)
     monkeypatch.setattr(loop_module, "capture", RecordedGraph)
@@ -135,6 +136,7 @@ def test_the_baseline_captures_late_and_again(
     assert set(on_recorded_graphs.pools) == {None}
     assert counters.replays == {size: sizes.count(size) for size in set(sizes)}
     assert counters.capture_seconds > 0
+    assert loop.prefill_seconds == 0.25 * sum(1 for step in plan.steps if step.admitted)  # as events say
     tokens = loop.tokens
     loop.reset()
     loop.run()
@@ -245,6 +247,29 @@ def test_a_broken_trace_is_refused(text: str | None, said: str, tmp_path: Path) 
         (tmp_path / "trace").write_text(text)
     with pytest.raises(UsageError, match=re.escape(said)):
         read_sizes(tmp_path / "trace")
+
+
+def test_time_of_prefills_is_told_apart(tiny: Weights, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefills = sum(1 for step in plan.steps if step.admitted)
+    clock, real = [0.0], loop_module.prefill
+
+    def slow(*args: Any) -> Any:
+        clock[0] += 2.0
+        return real(*args)
+
+    def step(*args: Any) -> None:
+        clock[0] += 0.5
+        loop_module.decode_step(*args)
+
+    monkeypatch.setattr(loop_module, "prefill", slow)
+    monkeypatch.setattr(loop_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    counters = DecodeCounters("tiny")
+    loop = DecodeLoop(tiny, TorchOps(tiny), plan, OPTIMIZED, counters, page_size=4, step=step)
+    loop.run()
+    assert loop.prefill_seconds == 2.0 * prefills > 0
+    found = GraphsRun(loop, counters, 0.0).metrics()
+    assert found["decode_seconds"] == 0.5 * len(plan.steps)
+    assert found["decode_tokens_per_second"] == counters.tokens / (0.5 * len(plan.steps))
 
 
 def test_the_registered_arms_agree() -> None:

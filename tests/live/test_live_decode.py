@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,8 +123,6 @@ def beside(
         serve_vllm(VllmOptions(eager=True), workdir=folder, python=beside_vllm) as server,
         serve_workload(folder, beside_vllm, flags) as loop,
     ):
-        # Its exporter is there before its engine is.
-        loop.child.wait_until(lambda: decoded(loop.target) > 0, timeout=180, what="decoding")
         with under_load(server.url) as reports:
             prove(folder, one_prometheus, f"vllm=http://{server.target}", f"decode=http://{loop.target}")
         loop.child.process.send_signal(signal.SIGTERM)
@@ -133,13 +130,6 @@ def beside(
         said = loop.child.tail(50)
     document = json.loads((folder / "loop.json").read_text())
     return Beside(Ledger.from_json((folder / "ledger.json").read_text()), said, document, reports[0])
-
-
-def decoded(target: str) -> float:
-    """The tokens that the loop at `target` says it has decoded."""
-    with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
-        page = answer.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in page if line.startswith("vllm:decode_tokens_total{"))
 
 
 @contextmanager

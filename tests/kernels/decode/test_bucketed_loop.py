@@ -205,6 +205,8 @@ def test_the_command_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "our scheduler" in said
     assert "no CUDA graphs on this device" in said
     assert (document["answered"], document["recaptures"], document["graphs"]) == (3, 0, False)
+    # Each request's first token comes from its prefill, the others from decode steps.
+    assert document["tokens"] == document["decode_tokens"] + 3
 
 
 @pytest.mark.usefixtures("small_shape")
