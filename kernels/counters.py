@@ -107,8 +107,8 @@ class KernelCounters:
 
     `bytes_per_call` and `flops_per_call` are what the algorithm has to move and to do; `best_seconds` is the
     time of a call at the measured ceiling (memory or compute, whichever binds), None where none was measured.
-    `error` is |out - reference| / |reference| of the last output that was checked and `error_limit` what the
-    precision accounts for; `expected` is what a call should take. They are None, and not exported, until known.
+    `error` is |out - reference| / |reference| of the last output that was checked, `error_limit` what the
+    precision accounts for, `expected` what a call should take; what is None is not exported.
     """
 
     kernel: str

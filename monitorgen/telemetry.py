@@ -189,8 +189,8 @@ KERNELS: tuple[Metric, ...] = (
         "monitorgen_kernel_expected_seconds",
         "gauge",
         "seconds",
-        "Time that a call is expected to take: by the hardware's expectations file, or else the median of the "
-        "first calls of this process.",
+        "Time that a call is expected to take, by the hardware's expectations file or else by the median of "
+        "the first calls of this process.",
         labels=("kernel", "source"),
         values=(("source", EXPECTED_SOURCES),),
     ),
