@@ -24,18 +24,14 @@ def _rows(desc, batch, head, start, COUNT: tl.constexpr, D: tl.constexpr, ON_DEV
 
 @triton.jit
 def _blocks(
-    acc, top, total, scores, q, k_desc, v_desc, batch, kv_head, first, last, rows, shift, keys, scale,
-    BN: tl.constexpr, D: tl.constexpr, MASK: tl.constexpr, CAUSAL: tl.constexpr, AHEAD: tl.constexpr,
-    ON_DEVICE: tl.constexpr, SPECIALIZE: tl.constexpr,
+    acc, top, total, q, k_desc, v_desc, batch, kv_head, first, last, rows, shift, keys, scale,
+    BN: tl.constexpr, D: tl.constexpr, MASK: tl.constexpr, CAUSAL: tl.constexpr, ON_DEVICE: tl.constexpr,
+    SPECIALIZE: tl.constexpr,
 ):  # fmt: skip
     """Attend to the keys from `first` to `last`, BN at a time; the accumulators go in and come out."""
     for start in tl.range(first, last, BN, warp_specialize=SPECIALIZE):
         start = tl.multiple_of(start, BN)
-        if AHEAD:
-            # Beyond the last block this reads zeros, which nobody looks at.
-            following = tl.dot(q, _rows(k_desc, batch, kv_head, start + BN, BN, D, ON_DEVICE).T)
-        else:
-            scores = tl.dot(q, _rows(k_desc, batch, kv_head, start, BN, D, ON_DEVICE).T)
+        scores = tl.dot(q, _rows(k_desc, batch, kv_head, start, BN, D, ON_DEVICE).T)
         if MASK:
             columns = start + tl.arange(0, BN)
             seen = columns[None, :] < keys
@@ -51,9 +47,7 @@ def _blocks(
         acc = tl.dot(weights.to(values.dtype), values, acc)
         total = total * fade + inside
         top = higher
-        if AHEAD:
-            scores = following
-    return acc, top, total, scores
+    return acc, top, total
 
 
 @triton.jit
@@ -61,8 +55,7 @@ def prefill_kernel(
     q_arg, k_arg, v_arg, out_arg, lse, scale, heads, queries, keys,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, out_batch, out_head, out_row,
     GROUP: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr,
-    EVEN: tl.constexpr, LSE: tl.constexpr, AHEAD: tl.constexpr, ON_DEVICE: tl.constexpr,
-    SPECIALIZE: tl.constexpr,
+    EVEN: tl.constexpr, LSE: tl.constexpr, ON_DEVICE: tl.constexpr, SPECIALIZE: tl.constexpr,
 ):  # fmt: skip
     """BM queries of one head. The tensors are descriptors, or pointers with strides where ON_DEVICE."""
     block = tl.program_id(0)
@@ -94,24 +87,24 @@ def prefill_kernel(
     total = tl.zeros([BM], dtype=tl.float32)
     acc = tl.zeros([BM, D], dtype=tl.float32)
     q = _rows(q_desc, batch, head, start, BM, D, ON_DEVICE)
-    if AHEAD:
-        scores = tl.dot(q, _rows(k_desc, batch, kv_head, 0, BN, D, ON_DEVICE).T)
-    else:
-        scores = tl.zeros([BM, BN], dtype=tl.float32)
     if CAUSAL:
         clear = tl.minimum((start + shift + 1) // BN * BN, keys // BN * BN)
         end = tl.minimum(keys, start + BM + shift)
     else:
         clear = keys // BN * BN
         end = keys
-    acc, top, total, scores = _blocks(
-        acc, top, total, scores, q, k_desc, v_desc, batch, kv_head, 0, clear, rows, shift, keys, scale,
-        BN, D, False, CAUSAL, AHEAD, ON_DEVICE, SPECIALIZE,
-    )  # fmt: skip
+    if SPECIALIZE and (CAUSAL or not EVEN):
+        # The compiler specialises programs of one loop only: all of its blocks are compared then.
+        clear = 0
+    else:
+        acc, top, total = _blocks(
+            acc, top, total, q, k_desc, v_desc, batch, kv_head, 0, clear, rows, shift, keys, scale,
+            BN, D, False, CAUSAL, ON_DEVICE, SPECIALIZE,
+        )  # fmt: skip
     if CAUSAL or not EVEN:
-        acc, top, total, scores = _blocks(
-            acc, top, total, scores, q, k_desc, v_desc, batch, kv_head, clear, end, rows, shift, keys, scale,
-            BN, D, True, CAUSAL, AHEAD, ON_DEVICE, False,
+        acc, top, total = _blocks(
+            acc, top, total, q, k_desc, v_desc, batch, kv_head, clear, end, rows, shift, keys, scale,
+            BN, D, True, CAUSAL, ON_DEVICE, SPECIALIZE,
         )  # fmt: skip
     if LSE:
         at = lse + tl.program_id(1).to(tl.int64) * queries + rows

@@ -22,16 +22,16 @@ LOG2E = math.log2(math.e)
 class Tiling:
     """How the work is cut: BM queries by BN keys, warps and pipeline stages of a program.
 
-    `ahead` computes the scores of the next block before the softmax of this one, so that the tensor cores
-    have work meanwhile. `specialize` asks the compiler for warp specialisation, whose descriptors are made
-    on the device; whether it does it is read from what was compiled (`specialized`).
+    `specialize` asks the compiler for warp specialisation, whose descriptors are made on the device. For
+    Hopper, Triton 3.6 does it in programs of 4 warps with one loop, and fails on those with two: it adds a
+    producer and a second warpgroup of consumers, each with half of the rows. Whether it did is read from
+    what was compiled (`specialized`).
     """
 
     bm: int = 128
     bn: int = 128
     warps: int = 8
     stages: int = 2
-    ahead: bool = False
     specialize: bool = False
 
     def __post_init__(self) -> None:
@@ -47,7 +47,6 @@ class Tiling:
 def default_tiling(dim: int, *, specialize: bool = False) -> Tiling:
     """The tiling that is taken where none is given."""
     if specialize:
-        # The compiler gives each consumer warpgroup 64 of the rows; it takes programs of 4 warps only.
         return Tiling(128, 128, warps=4, stages=2, specialize=True)
     return Tiling(128, 128, 8, 2) if dim == 128 else Tiling(128, 128, 8, 3)
 
@@ -100,9 +99,9 @@ def launch(
     grid = (triton.cdiv(problem.queries, cut.bm), problem.batch * problem.heads)
     compiled = prefill_kernel[grid](
         *tensors, sums, scale * LOG2E, problem.heads, problem.queries, problem.keys,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+        *(stride for tensor in (q, k, v, out) for stride in _strides(tensor)[:3]),
         GROUP=problem.heads // problem.kv_heads, D=problem.dim, BM=cut.bm, BN=cut.bn, CAUSAL=causal,
-        EVEN=problem.keys % cut.bn == 0, LSE=lse, AHEAD=cut.ahead, ON_DEVICE=cut.specialize,
+        EVEN=problem.keys % cut.bn == 0, LSE=lse, ON_DEVICE=cut.specialize,
         SPECIALIZE=cut.specialize, num_warps=cut.warps, num_stages=cut.stages,
     )  # fmt: skip
     return out, sums, compiled
@@ -130,11 +129,16 @@ def _check_device(q: Tensor) -> None:
 
 def _descriptor(tensor: Tensor, rows: int) -> Any:
     """A host descriptor of [B, H, S, D] that moves `rows` rows of one head."""
+    return TensorDescriptor(tensor, list(tensor.shape), _strides(tensor), [1, 1, rows, tensor.shape[3]])
+
+
+def _strides(tensor: Tensor) -> list[int]:
+    """The strides of [B, H, S, D]; those of sizes of 1 can be anything, and descriptors want them aligned."""
     strides = list(tensor.stride())
-    for place in (2, 1, 0):  # the stride of a size of 1 can be anything, and descriptors want it aligned
+    for place in (2, 1, 0):
         if tensor.shape[place] == 1:
             strides[place] = strides[place + 1] * tensor.shape[place + 1]
-    return TensorDescriptor(tensor, list(tensor.shape), strides, [1, 1, rows, tensor.shape[3]])
+    return strides
 
 
 def _allocate_descriptors() -> None:

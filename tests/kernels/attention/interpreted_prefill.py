@@ -22,7 +22,7 @@ from monitorgen.kernels.attention.prefill_reference import prefill_reference, re
 from monitorgen.kernels.attention.prefill_triton import Tiling, launch, specialized
 
 SMALL = Tiling(32, 32, 4, 2)
-AHEAD = Tiling(32, 16, 4, 2, ahead=True)
+NARROW = Tiling(32, 16, 4, 2)
 TALL = Tiling(16, 64, 4, 2)
 WARP = Tiling(64, 32, 4, 2, specialize=True)
 HALF, BF16 = torch.float16, torch.bfloat16
@@ -33,13 +33,13 @@ CASES: dict[str, tuple[int, int, int, int, int, int, bool, torch.dtype, Tiling]]
     "one query of a long prompt": (2, 4, 2, 1, 97, 64, True, HALF, SMALL),
     "one query, all keys": (1, 8, 1, 1, 130, 128, False, BF16, TALL),
     "54 causal": (2, 3, 3, 54, 54, 64, True, HALF, SMALL),
-    "54 full": (1, 4, 1, 54, 54, 128, False, BF16, AHEAD),
+    "54 full": (1, 4, 1, 54, 54, 128, False, BF16, NARROW),
     "97 causal": (1, 6, 2, 97, 97, 128, True, BF16, TALL),
-    "97 causal, scores ahead": (1, 2, 1, 97, 97, 64, True, HALF, AHEAD),
+    "97 causal, narrow blocks": (1, 2, 1, 97, 97, 64, True, HALF, NARROW),
     "97 full, on the device": (1, 2, 2, 97, 97, 64, False, HALF, WARP),
     "130 causal, on the device": (1, 5, 1, 130, 130, 64, True, BF16, WARP),
     "130 full": (3, 2, 1, 130, 130, 64, False, HALF, SMALL),
-    "an end of a prompt": (1, 4, 2, 54, 130, 64, True, BF16, AHEAD),
+    "an end of a prompt": (1, 4, 2, 54, 130, 64, True, BF16, NARROW),
     "blocks that fit": (1, 2, 1, 64, 64, 64, False, HALF, SMALL),
     "blocks that fit, causal": (1, 2, 1, 64, 128, 64, True, HALF, WARP),
 }
