@@ -40,4 +40,4 @@ def triton_way(problem: Problem, device: torch.device, *, specialize: bool) -> W
         return {"warp_specialized": float(prefill_triton.specialized(seen["compiled"]))}
 
     cut = f"Triton, {tiling.bm} x {tiling.bn}, {tiling.warps} warps, {tiling.stages} stages"
-    return Way(cut, call, facts)
+    return Way(cut, call, facts=facts)
