@@ -31,7 +31,7 @@ def three_operations(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
     return torch.bmm(weights, v.reshape(-1, keys, dim)).view(batch, heads, queries, dim)
 
 
-def make(problem: Problem, device: torch.device) -> common.Way:
+def make(problem: Problem, dtype: torch.dtype, device: torch.device) -> common.Way:
     """The way of this arm, its mask made once."""
     mask = None
     if problem.causal:

@@ -16,9 +16,9 @@ from monitorgen.kernels.attention.ways import triton_way
 from monitorgen.kernels.workload import Run
 
 
-def make(problem: Problem, device: torch.device) -> common.Way:
+def make(problem: Problem, dtype: torch.dtype, device: torch.device) -> common.Way:
     """The way of this arm."""
-    return triton_way(problem, device, specialize=False)
+    return triton_way(problem, dtype, device, specialize=False)
 
 
 command = common.make_command("optimized", make, "Prefill attention as one fused kernel.")

@@ -54,7 +54,7 @@ class Way:
     facts: Callable[[], Mapping[str, float]] = dict
 
 
-Make: TypeAlias = Callable[[Problem, torch.device], Way]
+Make: TypeAlias = Callable[[Problem, torch.dtype, torch.device], Way]
 
 
 def sdpa(problem: Problem) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -88,7 +88,7 @@ class PrefillRun:
             check(self.q, self.k, self.v, causal=self.problem.causal, scale=None)
         except ValueError as error:
             raise UsageError(str(error)) from None
-        self.way = make(self.problem, self._device)
+        self.way = make(self.problem, self.dtype, self._device)
         self.out: Tensor | None = None
 
     @property

@@ -1,7 +1,8 @@
 """The fused prefill kernel with warp specialisation: producer warps fetch, consumer warps compute.
 
 The compiler is asked for it; whether it did it is read from the kernel that it made, and reported as
-`warp_specialized` 1 or 0. On a CPU it is torch's fused attention, and the run says so.
+`warp_specialized` 1 or 0. What it made is compared with the plain kernel first, which runs in its place where
+they differ. On a CPU it is torch's fused attention. The run says which.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from monitorgen.kernels.attention.ways import triton_way
 from monitorgen.kernels.workload import Run
 
 
-def make(problem: Problem, device: torch.device) -> common.Way:
+def make(problem: Problem, dtype: torch.dtype, device: torch.device) -> common.Way:
     """The way of this arm."""
-    return triton_way(problem, device, specialize=True)
+    return triton_way(problem, dtype, device, specialize=True)
 
 
 command = common.make_command("warp_specialized", make, "Prefill attention with specialised warps.")

@@ -14,8 +14,10 @@ from monitorgen.kernels.attention.tensor_cores_common import Way, sdpa
 from monitorgen.kernels.workload import UsageError
 
 
-def triton_way(problem: Problem, device: torch.device, *, specialize: bool) -> Way:
+def triton_way(problem: Problem, dtype: torch.dtype, device: torch.device, *, specialize: bool) -> Way:
     """The Triton kernel on CUDA, with what the compiler made of it; torch's fused attention on a CPU.
+
+    Where specialised warps are asked for and compute something else than the plain kernel, that one runs.
 
     Raises UsageError for CUDA without Triton.
     """
@@ -27,6 +29,10 @@ def triton_way(problem: Problem, device: torch.device, *, specialize: bool) -> W
     from monitorgen.kernels.attention import prefill_triton
 
     tiling = prefill_triton.default_tiling(problem.dim, specialize=specialize)
+    said = ""
+    if specialize and not prefill_triton.agrees(problem, dtype, tiling):
+        tiling = prefill_triton.default_tiling(problem.dim)
+        said = "; this compiler specialises warps wrongly here, so the plain kernel runs"
     seen: dict[str, Any] = {}
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -39,5 +45,5 @@ def triton_way(problem: Problem, device: torch.device, *, specialize: bool) -> W
             return {}
         return {"warp_specialized": float(prefill_triton.specialized(seen["compiled"]))}
 
-    cut = f"Triton, {tiling.bm} x {tiling.bn}, {tiling.warps} warps, {tiling.stages} stages"
+    cut = f"Triton, {tiling.bm} x {tiling.bn}, {tiling.warps} warps, {tiling.stages} stages{said}"
     return Way(cut, call, facts=facts)

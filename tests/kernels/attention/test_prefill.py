@@ -178,6 +178,7 @@ def test_what_is_supported_passes() -> None:
         ({"bn": 512}, "tiling bn 512: .*16 to 256"),
         ({"warps": 3}, "tiling warps 3: supported is 1, 2, 4 and 8"),
         ({"stages": 0}, "tiling stages 0: supported is 1 to 8"),
+        ({"registers": 16}, "tiling registers 16: supported is 0 for no limit, and 32 to 255"),
     ],
 )
 def test_tilings_that_no_kernel_has_are_refused(tiling: dict[str, int], said: str) -> None:

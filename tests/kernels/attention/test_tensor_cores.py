@@ -54,7 +54,7 @@ def test_the_arms_agree_and_are_right(flags: list[str]) -> None:
 def test_a_wrong_answer_fails_the_run(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(tensor_cores_common.timing, "ceilings", ceilings)
 
-    def forgetful(problem: Problem, device: Any) -> Way:
+    def forgetful(problem: Problem, dtype: Any, device: Any) -> Way:
         right = sdpa(problem)
         return Way("the mask forgotten in one row", lambda q, k, v: spoilt(right(q, k, v)))
 
