@@ -80,9 +80,9 @@ def prefill_kernel(
         v_desc = v_arg
         out_desc = out_arg
     start = block * BM
-    # Triton 3.6 gives the second group of consumers its half of the rows by adding to `start` where Q is
-    # loaded, and to every other use of that value, while the range is halved anyway: so rows get another
-    # value, which is 0 more and nobody can tell.
+    # Triton 3.6 to 3.9 give the second group of consumers its half of the rows by adding to `start` where Q
+    # is loaded, and with it to every other use of that value, though the range is halved as well: so rows
+    # get a value of their own, which is 0 more, and no compiler can know that.
     rows = block * BM + zero + tl.arange(0, BM)
     shift = keys - queries
     # Every row sees key 0 (queries <= keys where causal), so `top` is finite after the first block.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -262,6 +263,13 @@ def test_what_the_compiler_makes_for_hopper(
     assert specialized(compiled) == specialize
     assert "warp_group_dot" in compiled.asm["ttgir"]  # tensor cores of Hopper, not multiplications
     assert "async_tma_copy_global_to_local" in compiled.asm["ttgir"]
+    # The second group of consumers has rows 64 to 127: that half is in its range, not in what is added to it.
+    for consumer in compiled.asm["ttgir"].split("partition1(")[1:]:
+        assert "start = 64 : i32} : tensor<64xi32" in consumer
+        assert "end = 128 : i32" in consumer
+        moved = re.findall(r"(%\w+) = arith\.addi %\w+, %c64_i32\w*[ {]", consumer)
+        assert moved  # where Q lies
+        assert not [one for one in moved if re.search(rf"tt\.splat {one}[ {{]", consumer)]
 
 
 @needs_cuda
