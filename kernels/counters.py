@@ -17,6 +17,7 @@ from monitorgen.telemetry import KERNEL_EDGES, RECAPTURE_REASONS, STEP_EDGES
 
 GraphMode = Literal["eager", "full", "piecewise"]
 RecaptureReason = Literal["allocator", "new_shape", "weights_changed"]
+ExpectedSource = Literal["expectations", "startup"]
 
 
 def nothing_held() -> int:
@@ -92,18 +93,31 @@ class DecodeCounters:
         return counted
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Seconds that a call is expected to take, and whether a file of expectations or the start-up says so."""
+
+    seconds: float
+    source: ExpectedSource
+
+
 @dataclass(slots=True)
 class KernelCounters:
     """The counters of one kernel at one shape.
 
     `bytes_per_call` and `flops_per_call` are what the algorithm has to move and to do; `best_seconds` is the
     time of a call at the measured ceiling (memory or compute, whichever binds), None where none was measured.
+    `error` is |out - reference| / |reference| of the last output that was checked, `error_limit` what the
+    precision accounts for, `expected` what a call should take; what is None is not exported.
     """
 
     kernel: str
     bytes_per_call: float = 0.0
     flops_per_call: float = 0.0
     best_seconds: float | None = None
+    error: float | None = None
+    error_limit: float | None = None
+    expected: Expected | None = None
     seconds: float = 0.0
     last_seconds: float = 0.0
     counts: list[int] = field(default_factory=lambda: [0] * (len(KERNEL_EDGES) + 1))

@@ -37,6 +37,10 @@ def _modes(counters: DecodeCounters) -> Series:
     return [((mode,), float(mode == counters.mode)) for mode in telemetry.GRAPH_MODES]
 
 
+def _known(number: float | None) -> Series:
+    return [] if number is None else [((), number)]
+
+
 # What a family's series are: the values of its labels after the first (the owner's name), and the number.
 DECODE_VALUES: Mapping[str, Callable[[DecodeCounters], Series]] = {
     "vllm:decode_graph_mode": _modes,
@@ -54,9 +58,15 @@ DECODE_VALUES: Mapping[str, Callable[[DecodeCounters], Series]] = {
     "vllm:decode_batch_size": lambda c: [((), c.batch_size)],
 }
 KERNEL_VALUES: Mapping[str, Callable[[KernelCounters], Series]] = {
+    "monitorgen_kernel_calls_total": lambda k: [((), k.calls)],
     "monitorgen_kernel_bytes_total": lambda k: [((), k.bytes_per_call * k.calls)],
     "monitorgen_kernel_flops_total": lambda k: [((), k.flops_per_call * k.calls)],
-    "monitorgen_kernel_roofline_ratio": lambda k: [] if k.roofline is None else [((), k.roofline)],
+    "monitorgen_kernel_roofline_ratio": lambda k: _known(k.roofline),
+    "monitorgen_kernel_error_ratio": lambda k: _known(k.error),
+    "monitorgen_kernel_error_limit_ratio": lambda k: _known(k.error_limit),
+    "monitorgen_kernel_expected_seconds": lambda k: (
+        [] if k.expected is None else [((k.expected.source,), k.expected.seconds)]
+    ),
 }
 
 

@@ -118,5 +118,15 @@ WORKLOADS: tuple[Workload, ...] = (
             "optimized": "monitorgen.kernels.decode.optimized_decode_throughput",
         },
     ),
+    Workload(
+        "tensor_cores",
+        "attention",
+        "Prefill attention: matmul, softmax, matmul, against a fused kernel, its warps alike or specialised.",
+        {
+            "baseline": "monitorgen.kernels.attention.baseline_tensor_cores",
+            "optimized": "monitorgen.kernels.attention.optimized_tensor_cores",
+            "warp_specialized": "monitorgen.kernels.attention.warp_specialized_triton",
+        },
+    ),
 )
 """Every workload that is bundled, in the order in which they are listed."""

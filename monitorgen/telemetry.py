@@ -14,11 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-VERSION = "0.1"
+VERSION = "0.2"
 """The version of this set: raise it when a name, a label or an edge changes."""
 
 GRAPH_MODES = ("eager", "full", "piecewise")
 RECAPTURE_REASONS = ("allocator", "new_shape", "weights_changed")
+EXPECTED_SOURCES = ("expectations", "startup")
 
 # 50 us is a step of a small model replayed from a graph, 1 s an eager step of a large one; 1-2-5 between.
 STEP_EDGES = (
@@ -141,6 +142,13 @@ KERNELS: tuple[Metric, ...] = (
         buckets=KERNEL_EDGES,
     ),
     Metric(
+        "monitorgen_kernel_calls_total",
+        "counter",
+        "events",
+        "Calls of the kernel.",
+        labels=("kernel",),
+    ),
+    Metric(
         "monitorgen_kernel_bytes_total",
         "counter",
         "bytes",
@@ -160,6 +168,31 @@ KERNELS: tuple[Metric, ...] = (
         "ratio",
         "Share of the measured ceiling (memory or compute, whichever binds) that the last calls reached.",
         labels=("kernel",),
+    ),
+    Metric(
+        "monitorgen_kernel_error_ratio",
+        "gauge",
+        "ratio",
+        "Relative norm of the difference between the last checked output and its float64 reference.",
+        labels=("kernel",),
+    ),
+    Metric(
+        "monitorgen_kernel_error_limit_ratio",
+        "gauge",
+        "ratio",
+        "The largest error against the reference that the kernel's precision accounts for.",
+        labels=("kernel",),
+    ),
+    # A machine that nobody has measured has no file; the first calls of the process then say what is normal
+    # there, so that a slowdown later on is still seen. The label tells which it is.
+    Metric(
+        "monitorgen_kernel_expected_seconds",
+        "gauge",
+        "seconds",
+        "Time that a call is expected to take, by the hardware's expectations file or else by the median of "
+        "the first calls of this process.",
+        labels=("kernel", "source"),
+        values=(("source", EXPECTED_SOURCES),),
     ),
 )
 

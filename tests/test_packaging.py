@@ -100,7 +100,7 @@ def test_version_is_told(installed: Path, wheel: Path, tmp_path: Path) -> None:
 
 def test_profiles_are_listed(installed: Path, tmp_path: Path) -> None:
     listed = run(installed / "monitorgen", "profile", "list", cwd=tmp_path)
-    assert all(name in listed for name in ("baseline", "optimized"))
+    assert all(name in listed for name in ("baseline", "optimized", "kernels"))
 
 
 def test_bundle_is_the_same_as_the_checkouts(installed: Path, tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from monitorgen.cli.options import access_of, access_options, profile_options
+
+if TYPE_CHECKING:
+    from monitorgen.build import Built
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -18,12 +22,13 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--replay/--no-replay",
     default=None,
-    help="Recordings of a real vLLM, played back. On where no other source is given.",
+    help="Recordings of a real vLLM, played back. On where vLLM is watched and no other source is given.",
 )
 @click.option(
     "--workload/--no-workload",
     default=None,
-    help="The bundled decode workload. On where torch is installed, unless --prometheus is given.",
+    help="The bundled workloads whose metrics the profile reads: a decode loop, an attention kernel. "
+    "On where torch is installed, unless --prometheus is given.",
 )
 @click.option(
     "--vllm",
@@ -126,7 +131,7 @@ def prove(
         seconds=seconds,
         time_scale=time_scale,
         alerts=alerts,
-        replay=not (scrape or running or vllm is not None) if replay is None else replay,
+        replay=_replays(built, scrape or running or vllm is not None) if replay is None else replay,
         vllm=None if vllm is None else vllm_options(vllm),
         workload=workload_python() if (running is None if workload is None else workload) else None,
         sources=tuple(one.source for one in checked if one.ok),
@@ -137,3 +142,8 @@ def prove(
     )
     print_proven(outcome, files, require)
     raise SystemExit(outcome.exit_code(require))
+
+
+def _replays(built: Built, others: object) -> bool:
+    """Whether recordings are played back by default: they are of vLLM, and for want of something better."""
+    return not others and any(job.engine == "vllm" for job in built.bundle.scrape_jobs)

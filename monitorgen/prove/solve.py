@@ -183,19 +183,22 @@ def _solve_expression(
 
     if not plan.uses:
         raise CannotProvokeError(f"{plan.name} reads families directly")
+    read = {sel.name for sel in selectors(plan.expr)}
     for use in plan.uses:
         leaf = plans[use]
+        # A histogram's mean can be wanted beside its quantiles; what is not recorded stands there inlined.
+        for part in [part for part in leaf.parts if part.record in read] or leaf.parts[:1]:
 
-        def attempt(x: float, leaf: Plan = leaf) -> tuple[float | None, Drives]:
-            try:
-                solved = _solve(leaf, leaf.parts[0].name, x, drives, plans, side)
-            except CannotProvokeError:
-                return None, drives
-            return steady_value(plan, solved, plans, side), solved
+            def attempt(x: float, leaf: Plan = leaf, name: str = part.name) -> tuple[float | None, Drives]:
+                try:
+                    solved = _solve(leaf, name, x, drives, plans, side)
+                except CannotProvokeError:
+                    return None, drives
+                return steady_value(plan, solved, plans, side), solved
 
-        found = _bisect(attempt, wanted)
-        if found is not None:
-            return found
+            found = _bisect(attempt, wanted)
+            if found is not None:
+                return found
     raise CannotProvokeError(f"no value of {', '.join(plan.uses)} brings {plan.name} to {wanted:g}")
 
 

@@ -22,6 +22,10 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 Where: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
 
 
+IDENTITY = ("model_name", "kernel")
+"""Labels that say what a target runs: one value on each target."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counter:
     """A counter's growth a second over a target's series; `share` of it falls on those of `where`."""
@@ -84,7 +88,7 @@ def label_sets(family: Family, target: Target, also: Iterable[Where] = ()) -> li
     """The label sets that a family has on a target. Values are those that were seen on real servers."""
     choices: list[list[str]] = []
     for label in family.labels:
-        if label == "model_name":
+        if label in IDENTITY:
             choices.append([target.model])
         elif label == "engine":
             choices.append(list(target.engines))

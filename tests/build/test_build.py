@@ -286,15 +286,18 @@ def test_the_bytes_depend_on_the_profile_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("profile", "name"),
     [
-        "alertmanager.yml",
-        "rules/recording.yaml",
-        "rules/alerts.yaml",
-        "dashboards/baseline.json",
-        "runbooks/QueueStalled.md",
+        ("baseline", "alertmanager.yml"),
+        ("baseline", "rules/recording.yaml"),
+        ("baseline", "rules/alerts.yaml"),
+        ("baseline", "dashboards/baseline.json"),
+        ("baseline", "runbooks/QueueStalled.md"),
+        ("kernels", "rules/recording.yaml"),
+        ("kernels", "rules/alerts.yaml"),
+        ("kernels", "runbooks/KernelErrorHigh.md"),
     ],
 )
-def test_golden(golden, name):
-    files, _ = profile_files(build(load_profile("baseline")))
-    golden(GOLDEN / "baseline" / name, files[name])
+def test_golden(golden, profile, name):
+    files, _ = profile_files(build(load_profile(profile)))
+    golden(GOLDEN / profile / name, files[name])

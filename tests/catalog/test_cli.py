@@ -32,7 +32,7 @@ def refused(*arguments: str) -> str:
 def test_list() -> None:
     text = ran("list")
     assert all(
-        reference in text for reference in ("vllm@0.9.2", "vllm@0.32.0", "prometheus@2", "workload@0.1")
+        reference in text for reference in ("vllm@0.9.2", "vllm@0.32.0", "prometheus@2", "workload@0.2")
     )
     rows = json.loads(ran("list", "--engine", "vllm", "--format", "json"))
     assert {row["engine"] for row in rows} == {"vllm"}

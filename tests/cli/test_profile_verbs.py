@@ -18,6 +18,7 @@ def test_list(run):
     assert "baseline" in out
     assert "optimized" in out
     assert "3 alerts" in next(line for line in out.splitlines() if line.startswith("baseline"))
+    assert "7 alerts" in next(line for line in out.splitlines() if line.startswith("kernels"))
 
 
 def test_show_is_the_merged_profile_and_builds(run):

@@ -21,7 +21,7 @@ import pytest
 from monitorgen import telemetry
 from monitorgen.catalog import exposition
 from monitorgen.catalog.exposition import Exposed
-from monitorgen.kernels.counters import DecodeCounters, KernelCounters, best_seconds
+from monitorgen.kernels.counters import DecodeCounters, Expected, KernelCounters, best_seconds
 from monitorgen.kernels.export import Telemetry, exporting, serve
 from monitorgen.kernels.workload import UsageError
 
@@ -60,8 +60,10 @@ def busy() -> DecodeCounters:
 
 @pytest.fixture
 def kernel() -> KernelCounters:
-    """A kernel that reached half of a measured ceiling."""
+    """A kernel that reached half of a measured ceiling, was checked, and should take half the time."""
     counters = KernelCounters("attend", bytes_per_call=3000.0, flops_per_call=10.0, best_seconds=1e-6)
+    counters.error, counters.error_limit = 2e-3, 4e-3
+    counters.expected = Expected(1e-6, "startup")
     counters.call(2e-6)
     return counters
 
@@ -80,7 +82,9 @@ def test_a_page_holds_exactly_the_declared_families(families: dict[str, Exposed]
         for sample in family.samples:
             assert set(sample.labels) - {"le"} == set(metric.labels)
         for label, values in metric.values:
-            assert {sample.labels[label] for sample in family.samples} == set(values)
+            found = {sample.labels[label] for sample in family.samples}
+            # An expectation has one source at a time; of all other labels every value is there.
+            assert found == {"startup"} if label == "source" else found == set(values)
         if metric.type == "histogram":
             edges = {float(s.labels["le"]) for s in family.samples if "le" in s.labels}
             assert edges == {*metric.buckets, math.inf}
@@ -112,7 +116,11 @@ def test_a_page_holds_exactly_the_declared_families(families: dict[str, Exposed]
         ("vllm:decode_step_seconds_sum", {}, 3.00011),
         ("monitorgen_kernel_bytes_total", {"kernel": "attend"}, 3000),
         ("monitorgen_kernel_flops_total", {"kernel": "attend"}, 10),
+        ("monitorgen_kernel_calls_total", {"kernel": "attend"}, 1),
         ("monitorgen_kernel_roofline_ratio", {"kernel": "attend"}, 0.5),
+        ("monitorgen_kernel_error_ratio", {"kernel": "attend"}, 2e-3),
+        ("monitorgen_kernel_error_limit_ratio", {"kernel": "attend"}, 4e-3),
+        ("monitorgen_kernel_expected_seconds", {"kernel": "attend", "source": "startup"}, 1e-6),
         ("monitorgen_kernel_seconds_count", {"kernel": "attend"}, 1),
         ("monitorgen_kernel_seconds_bucket", {"le": "5e-06"}, 1),
     ],
@@ -137,11 +145,12 @@ def test_a_scrape_reads_the_counters_anew() -> None:
         assert value(scrape(port), "vllm:decode_tokens_total") == 3
 
 
-def test_no_ceiling_no_roofline() -> None:
+@pytest.mark.parametrize("name", ["roofline_ratio", "error_ratio", "error_limit_ratio", "expected_seconds"])
+def test_what_was_not_measured_is_not_exported(name: str) -> None:
     kernel = KernelCounters("attend")
     kernel.call(1e-6)
     with serve([Telemetry(kernels=[kernel])], 0) as port:
-        assert scrape(port)["monitorgen_kernel_roofline_ratio"].samples == ()
+        assert scrape(port)[f"monitorgen_kernel_{name}"].samples == ()
 
 
 @pytest.mark.parametrize(

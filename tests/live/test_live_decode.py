@@ -27,6 +27,7 @@ from monitorgen.promql import selectors
 from monitorgen.prove.ledger import Ledger
 from monitorgen.prove.load import LoadPlan, LoadReport, run_load
 from monitorgen.prove.vllm_server import VllmOptions, cache_folder, serve_vllm, tiny_model, vllm_python
+from monitorgen.prove.workload import DECODE as DECODE_LOOP
 from monitorgen.prove.workload import serve_workload
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,7 +122,7 @@ def beside(
              "--rate", "4", "--json", str(folder / "loop.json"))  # fmt: skip
     with (
         serve_vllm(VllmOptions(eager=True), workdir=folder, python=beside_vllm) as server,
-        serve_workload(folder, beside_vllm, flags) as loop,
+        serve_workload(DECODE_LOOP, folder, beside_vllm, flags) as loop,
     ):
         with under_load(server.url) as reports:
             prove(folder, one_prometheus, f"vllm=http://{server.target}", f"decode=http://{loop.target}")
