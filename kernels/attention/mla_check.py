@@ -2,7 +2,8 @@
 
 MLA (multi-head latent attention, DeepSeek-V2, arXiv:2405.04434) caches one vector a token: a latent of 512
 numbers, and 64 numbers that carry the position. With the up-projections absorbed into the query and the
-output, decoding is attention of all heads over that one vector: keys are its 576 numbers, values the first 512.
+output, decoding is attention of all heads over that one vector: keys are its 576 numbers, values the first
+512.
 """
 
 from __future__ import annotations
@@ -73,12 +74,7 @@ def check_call(q: Tensor, cache: Tensor, table: Tensor, lengths: Tensor, scale: 
         ("table", table, "[batch, pages of the longest request]"),
         ("lengths", lengths, "[batch]"),
     ):
-        if tensor.dim() != sizes.count(",") + 1:
-            raise ValueError(f"{name} has shape {list(tensor.shape)}: {sizes} is supported")
-        if not tensor.is_contiguous():
-            raise ValueError(f"{name} has strides {tensor.stride()}: contiguous tensors are supported")
-        if tensor.device != q.device:
-            raise ValueError(f"{name} is on {tensor.device}, q on {q.device}: one device is supported")
+        _check_layout(name, tensor, sizes, q.device)
     for name, tensor in (("q", q), ("cache", cache)):
         if tensor.shape[-1] != WIDTH:
             raise ValueError(
@@ -96,6 +92,15 @@ def check_call(q: Tensor, cache: Tensor, table: Tensor, lengths: Tensor, scale: 
     if scale is not None and not 0 < scale <= MOST_SCALE:  # false for nan too
         raise ValueError(f"scale is {scale}: above 0, at most {MOST_SCALE:g} is supported")
     return check_shape(q.shape[0], q.shape[1], cache.shape[1], table.shape[1], q.dtype)
+
+
+def _check_layout(name: str, tensor: Tensor, sizes: str, device: torch.device) -> None:
+    if tensor.dim() != sizes.count(",") + 1:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}: {sizes} is supported")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} has strides {tensor.stride()}: contiguous tensors are supported")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, q on {device}: one device is supported")
 
 
 def check_outputs(q: Tensor, out: Tensor | None, lse: Tensor | None) -> None:
@@ -123,7 +128,8 @@ def check_values(cache: Tensor, table: Tensor, lengths: Tensor) -> None:
     Without this check, kernels take a length below 0 as 0 and one beyond the table as the table's; a page
     beyond the cache is an illegal address.
     """
-    page, longest = cache.shape[1], cache.shape[1] * table.shape[1]
+    count, page, _ = cache.shape
+    longest = page * table.shape[1]
     held = lengths.tolist()
     for row, length in enumerate(held):
         if not 0 <= length <= longest:
@@ -133,5 +139,5 @@ def check_values(cache: Tensor, table: Tensor, lengths: Tensor) -> None:
             )
     for row, pages in enumerate(table.tolist()):
         for at, number in enumerate(pages[: -(-held[row] // page)]):
-            if not 0 <= number < cache.shape[0]:
-                raise ValueError(f"table[{row}, {at}] is {number}: the cache has pages 0 to {cache.shape[0] - 1}")
+            if not 0 <= number < count:
+                raise ValueError(f"table[{row}, {at}] is {number}: the cache has pages 0 to {count - 1}")

@@ -13,7 +13,7 @@ from monitorgen.kernels.attention.mla_check import VALUE, WIDTH
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """q [B, H, 576], cache [pages, page, 576], table [B, W] and lengths [B] int32, and the lengths on the host."""
+    """q [B, H, 576], cache [pages, page, 576], table [B, W] and lengths [B] int32; `held`: the lengths."""
 
     q: Tensor
     cache: Tensor

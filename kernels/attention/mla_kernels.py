@@ -1,9 +1,9 @@
 # mypy: ignore-errors
-# ruff: noqa: ANN001, ANN201, ANN202, N803, N806 - Triton's language is not Python's types; constants are in capitals
+# ruff: noqa: ANN001, ANN201, ANN202, N803, SIM108 - Triton's language is not Python's types; constants are in capitals
 """Triton kernels of MLA decode: attention over parts of the contexts, and the combination of the parts.
 
-The contexts are cut into blocks of BLOCK tokens, and all blocks of the batch, one request after the other, are
-dealt to the programs in equal runs ("stream-K", arXiv:2301.03598, on the tokens). So programs end together
+The contexts are cut into blocks of BLOCK tokens, and all blocks of the batch, one request after the other,
+are dealt to the programs in equal runs ("stream-K", arXiv:2301.03598, on the tokens). So programs end together
 however ragged the lengths are, and the grid does not depend on them: lengths are read on the device alone.
 
 A program p that holds blocks of request b writes part p + b: along a run both only grow, and one of them with
@@ -100,15 +100,15 @@ def _attend_swapped(
 
 @triton.jit(do_not_specialize=["batch", "longest", "least"])
 def mla_kernel(
-    q_ptr, cache_ptr, latent_desc, rope_desc, table_ptr, lengths_ptr, out_ptr, lse_ptr, part_ptr, part_lse_ptr,
-    scale, batch, longest, least,
+    q_ptr, cache_ptr, latent_desc, rope_desc, table_ptr, lengths_ptr, out_ptr, lse_ptr, part_ptr,
+    part_lse_ptr, scale, batch, longest, least,
     HEADS: tl.constexpr, H: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr, BATCH: tl.constexpr,
     PROGRAMS: tl.constexpr, TMA: tl.constexpr, SWAP: tl.constexpr, LSE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """H heads over one run of blocks. `scale` includes log2(e). Grid: (HEADS / H up, PROGRAMS).
 
-    q [B, HEADS, 576]; out [B, HEADS, 512]; lse [B, HEADS]; parts [PROGRAMS + B, HEADS, 512] float32, divided by
-    their weight, and their log2-sum-exp2. `least` is the shortest run of blocks; TMA needs PAGE == BLOCK.
+    q [B, HEADS, 576]; out [B, HEADS, 512]; lse [B, HEADS]; parts [PROGRAMS + B, HEADS, 512] float32, divided
+    by their weight, and their log2-sum-exp2. `least` is the shortest run of blocks; TMA needs PAGE == BLOCK.
     """
     group, program = tl.program_id(0), tl.program_id(1)
     blocks = _blocks_of(lengths_ptr, longest, batch, BATCH, BLOCK)

@@ -18,8 +18,8 @@ def mla_torch(
 ) -> tuple[Tensor, Tensor]:
     """Output [B, H, 512] like q and LSE [B, H] float32; arguments and meaning as `mla_reference`'s.
 
-    Scores and softmax are float32, products of q's type. Every page in the table is read: unlike the kernels, this
-    needs page numbers that exist also beyond the lengths. Nothing waits for the device.
+    Scores and softmax are float32, products of q's type. Every page in the table is read: unlike the kernels,
+    this needs page numbers that exist also beyond the lengths. Nothing waits for the device.
     """
     check_call(q, cache, table, lengths, scale)
     tokens = cache[table.long()].flatten(1, 2)  # [B, W * page, 576]

@@ -41,9 +41,9 @@ COMBINED = 16  # parts that the combination loads at a time
 class Config:
     """How the kernel is cut: heads of a program, tokens of a block, and how it runs.
 
-    `tma`: blocks come through tensor descriptors where a block is a page, by pointers elsewhere. `swap`: tokens
-    are the rows of the matrix products, not heads. `least`: blocks that a program has at least. `resident`:
-    programs of an SM at a time.
+    `tma`: blocks come through tensor descriptors where a block is a page, by pointers elsewhere. `swap`:
+    tokens are the rows of the matrix products, not heads. `least`: blocks that a program has at least.
+    `resident`: programs of an SM at a time.
     """
 
     heads: int
@@ -70,7 +70,8 @@ def default_config(heads: int) -> Config:
 class Plan:
     """A launch and its buffers, for one batch size, number of heads and block table width, any lengths.
 
-    `parts` [programs + B, H, 512] and `part_lse` [programs + B, H] are float32 and belong to one run at a time.
+    `parts` [programs + B, H, 512] and `part_lse` [programs + B, H] are float32 and belong to one run at a
+    time.
     """
 
     shape: Shape
@@ -88,9 +89,9 @@ class Plan:
 
     @property
     def padded_batch(self) -> int:
-        """The batch up to a power of two, at least 16."""
+        """The batch up to a power of two, at least 128, so that few sizes need a compilation of their own."""
         batch: int = self.shape.batch
-        return max(16, 1 << (batch - 1).bit_length())
+        return max(128, 1 << (batch - 1).bit_length())
 
 
 def plan(
@@ -106,8 +107,8 @@ def plan(
 ) -> Plan:
     """Size the launch for calls of `batch` requests with tables of `table_width` pages of `page` tokens.
 
-    `programs` is the number of runs that the blocks of the batch are dealt to, by default as many as the device
-    holds at a time. Raises ValueError for sizes that are not supported.
+    `programs` is the number of runs that the blocks of the batch are dealt to, by default as many as the
+    device holds at a time. Raises ValueError for sizes that are not supported.
     """
     shape = check_shape(batch, heads, page, table_width, dtype)
     device = torch.device(device)
@@ -155,7 +156,7 @@ def run(
     out: Tensor | None = None,
     lse: Tensor | None = None,
 ) -> Tensor:
-    """Attend: q [B, H, 576] over cache [pages, page, 576] by table [B, W] and lengths [B]; returns [B, H, 512].
+    """Attend: q [B, H, 576] over cache [pages, page, 576] by table [B, W] and lengths [B]: [B, H, 512].
 
     `lse` [B, H] float32 is filled with the natural log-sum-exp if given; -inf, and output 0, without tokens.
     Lengths are read on the device only: below 0 they count as 0, beyond the table as the table's (see

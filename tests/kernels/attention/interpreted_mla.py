@@ -27,7 +27,7 @@ _create_dot = interpreter.InterpreterBuilder.create_dot
 
 
 def _dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
-    """The interpreter multiplies the bit patterns of bfloat16 as integers; a tensor core widens them first."""
+    """The interpreter multiplies the bits of bfloat16 as integers; a tensor core widens them first."""
     wide = [
         interpreter.TensorHandle((x.data.astype("uint32") << 16).view("float32"), tl.float32)
         if x.dtype.scalar == tl.bfloat16

@@ -8,9 +8,15 @@ import torch
 
 
 def made(
-    lengths: list[int], heads: int, page: int, *, dtype: Any = torch.bfloat16, device: str = "cpu", seed: int = 3
+    lengths: list[int],
+    heads: int,
+    page: int,
+    *,
+    dtype: Any = torch.bfloat16,
+    device: str = "cpu",
+    seed: int = 3,
 ) -> tuple[Any, Any, Any, Any]:
-    """q, cache, table and lengths; NaN beyond each length, a wrong page number where no page is needed."""
+    """q, cache, table and lengths; NaN and wrong page numbers beyond each length."""
     generator = torch.Generator().manual_seed(seed)
     needed = [-(-length // page) for length in lengths]
     width = max(1, *needed) + 1

@@ -91,7 +91,11 @@ def test_good_tensors_pass() -> None:
 @pytest.mark.parametrize(
     ("out", "lse", "said"),
     [
-        (torch.zeros(2, 16, 576, dtype=torch.bfloat16), None, r"out has shape \[2, 16, 576\]: \[2, 16, 512\]"),
+        (
+            torch.zeros(2, 16, 576, dtype=torch.bfloat16),
+            None,
+            r"out has shape \[2, 16, 576\]: \[2, 16, 512\]",
+        ),
         (torch.zeros(2, 16, 512), None, "out has dtype torch.float32"),
         (torch.zeros(2, 512, 16, dtype=torch.bfloat16).mT, None, "out has strides"),
         (None, torch.zeros(16, 2), "lse has shape"),
