@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from monitorgen.kernels import timing
-from monitorgen.kernels.attention.mla_check import MOST_BATCH, MOST_HEADS, PAGES, WIDTH
+from monitorgen.kernels.attention.mla_check import MOST_BATCH, MOST_HEADS, PAGES, VALUE, WIDTH
 from monitorgen.kernels.attention.mla_inputs import Inputs, make_inputs
 from monitorgen.kernels.attention.mla_torch import mla_torch
 from monitorgen.kernels.command import parse, run
@@ -110,6 +110,7 @@ def arm_call(arm: Arm, inputs: Inputs, lse: Tensor) -> Call:
     if arm == "baseline" or inputs.q.device.type != "cuda":
 
         def dense() -> Tensor:
+            out: Tensor
             out, sums = mla_torch(inputs.q, inputs.cache, inputs.table, inputs.lengths)
             lse.copy_(sums)
             return out
@@ -117,7 +118,7 @@ def arm_call(arm: Arm, inputs: Inputs, lse: Tensor) -> Call:
         return dense
     batch, heads, _ = inputs.q.shape
     sizes = (batch, heads, inputs.cache.shape[1], inputs.table.shape[1])
-    out = inputs.q.new_empty(batch, heads, 512)
+    out: Tensor = inputs.q.new_empty(batch, heads, VALUE)
     try:
         module: Any = importlib.import_module(MODULES[arm])
     except ImportError as error:
