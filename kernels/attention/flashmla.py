@@ -1,4 +1,4 @@
-"""MLA decode in CUDA for Hopper: `flashmla_kernel.cu`, built with nvcc on first use, and called through ctypes.
+"""MLA decode in CUDA for Hopper: `flashmla_kernel.cu`, built with nvcc on first use, called through ctypes.
 
 `plan` and `run` are those of `mla_triton`, for bfloat16 and pages of 64 tokens; the parts are joined by its
 combination. The library is kept in a folder named by the source, the compiler and the flags, so that it is
@@ -35,12 +35,12 @@ FLAGS = ("-O3", "-std=c++17", "-gencode=arch=compute_90a,code=sm_90a", "-shared"
 BUILD_SECONDS = 300
 
 
-class Unavailable(RuntimeError):
+class UnavailableError(RuntimeError):
     """The kernel cannot be built or run here: one line that says why, and what would do."""
 
 
 def find_nvcc() -> Path:
-    """The nvcc of CUDA_HOME, of the path, or of /usr/local/cuda. Raises Unavailable."""
+    """The nvcc of CUDA_HOME, of the path, or of /usr/local/cuda. Raises UnavailableError."""
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     on_path = shutil.which("nvcc")
     found = [Path(home, "bin", "nvcc") for home in homes]
@@ -49,21 +49,21 @@ def find_nvcc() -> Path:
     for nvcc in found:
         if nvcc.is_file() and os.access(nvcc, os.X_OK):
             return nvcc
-    raise Unavailable(
-        "the CUDA kernel of MLA decode is built with nvcc (CUDA 12.3 or later), and there is none in CUDA_HOME, "
-        "on the path or in /usr/local/cuda: install the CUDA toolkit, or take the Triton kernel"
+    raise UnavailableError(
+        "the CUDA kernel of MLA decode is built with nvcc (CUDA 12.3 or later), and there is none in "
+        "CUDA_HOME, on the path or in /usr/local/cuda: install the CUDA toolkit, or take the Triton kernel"
     )
 
 
 def check_device(device: torch.device) -> None:
-    """Raise Unavailable unless the device is a Hopper GPU."""
+    """Raise UnavailableError unless the device is a Hopper GPU."""
     if device.type != "cuda" or not torch.cuda.is_available():
-        raise Unavailable(f"the CUDA kernel of MLA decode needs a Hopper GPU, and device is {device}")
+        raise UnavailableError(f"the CUDA kernel of MLA decode needs a Hopper GPU, and device is {device}")
     major, minor = torch.cuda.get_device_capability(device)
     if (major, minor) != (9, 0):
-        raise Unavailable(
-            f"the CUDA kernel of MLA decode is for compute capability 9.0 (Hopper), {cuda.get_device_name(device)} "
-            f"has {major}.{minor}: take the Triton kernel"
+        raise UnavailableError(
+            f"the CUDA kernel of MLA decode is for compute capability 9.0 (Hopper), "
+            f"{cuda.get_device_name(device)} has {major}.{minor}: take the Triton kernel"
         )
 
 
@@ -76,7 +76,7 @@ def cache_folder() -> Path:
 
 
 def build(nvcc: Path, folder: Path) -> Path:
-    """The library, built if the folder does not have it for this source and compiler. Raises Unavailable.
+    """The library, built if the folder does not have it for this source and compiler. Raises UnavailableError.
 
     It is written beside its place and moved there, so that processes that build at a time do no harm.
     """
@@ -91,27 +91,28 @@ def build(nvcc: Path, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch, library.name)
-            done = subprocess.run(
-                [nvcc, *FLAGS, "-o", made, SOURCE], capture_output=True, text=True, check=False, timeout=BUILD_SECONDS
-            )  # fmt: skip
+            command = [nvcc, *FLAGS, "-o", made, SOURCE]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUILD_SECONDS)
             if done.returncode:
                 lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
                 wrong = next((line for line in lines if "error" in line or "fatal" in line), "no message")
-                raise Unavailable(f"{nvcc} cannot build {SOURCE.name} (exit code {done.returncode}): {wrong}")
+                raise UnavailableError(
+                    f"{nvcc} cannot build {SOURCE.name} (exit code {done.returncode}): {wrong}"
+                )
             made.replace(library)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"{SOURCE.name} cannot be built with {nvcc} in {folder}: {error}") from None
+        raise UnavailableError(f"{SOURCE.name} cannot be built with {nvcc} in {folder}: {error}") from None
     return library
 
 
 @cache
 def load() -> ctypes.CDLL:
-    """The library, built on first use. Raises Unavailable."""
+    """The library, built on first use. Raises UnavailableError."""
     path = build(find_nvcc(), cache_folder())
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
-        raise Unavailable(f"{path} cannot be loaded: {error}") from None
+        raise UnavailableError(f"{path} cannot be loaded: {error}") from None
     pointer, number = ctypes.c_void_p, ctypes.c_int
     library.mla_decode_launch.argtypes = [
         *[pointer] * 8, ctypes.c_float, number, number, ctypes.c_int64, number, number, number, pointer,
@@ -142,7 +143,7 @@ def plan(
 ) -> Plan:
     """As `mla_triton.plan`; builds the kernel if need be.
 
-    Raises ValueError for what the kernel does not take, and Unavailable where it cannot be built or run.
+    Raises ValueError for what the kernel does not take, and UnavailableError where it cannot be built or run.
     """
     check_kind(page, dtype)
     device = torch.device(device)

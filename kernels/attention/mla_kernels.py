@@ -4,7 +4,8 @@
 
 The contexts are cut into blocks of BLOCK tokens, and all blocks of the batch, one request after the other,
 are dealt to the programs in equal runs ("stream-K", arXiv:2301.03598, on the tokens). So programs end
-together however ragged the lengths are, and the grid does not depend on them: lengths are read on the device alone.
+together however ragged the lengths are, and the grid does not depend on them: lengths are read on the device
+alone.
 
 A program p that holds blocks of request b writes part p + b: along a run both only grow, and one of them with
 every part, so that no two parts have the same number, and PROGRAMS + batch parts are enough. A request that
