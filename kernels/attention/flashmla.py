@@ -26,6 +26,7 @@ from monitorgen.kernels.attention.mla_triton import plan as make_plan
 from monitorgen.kernels.decode.graphs import cuda
 
 SOURCE = Path(__file__).with_name("flashmla_kernel.cu")
+HEADER = Path(__file__).with_name("flashmla_ptx.cuh")
 PAGE = 64
 CONFIG = Config(heads=64, block=PAGE, warps=8, stages=2, tma=False)
 """Heads and tokens as the kernel's: the combination has to cut the contexts in the same places."""
@@ -76,16 +77,14 @@ def cache_folder() -> Path:
 
 
 def build(nvcc: Path, folder: Path) -> Path:
-    """The library, built if the folder does not have it for this source and compiler. Raises UnavailableError.
+    """The library, built unless the folder has it for this source and compiler. Raises UnavailableError.
 
     It is written beside its place and moved there, so that processes that build at a time do no harm.
     """
     try:
         told = subprocess.run([nvcc, "--version"], capture_output=True, check=False, timeout=60).stdout
-        key = hashlib.sha256(b"\0".join((SOURCE.read_bytes(), told, " ".join(FLAGS).encode()))).hexdigest()[
-            :16
-        ]
-        library = folder / f"flashmla-{key}.so"
+        parts = (SOURCE.read_bytes(), HEADER.read_bytes(), told, " ".join(FLAGS).encode())
+        library = folder / f"flashmla-{hashlib.sha256(bytes(1).join(parts)).hexdigest()[:16]}.so"
         if library.is_file():
             return library
         folder.mkdir(parents=True, exist_ok=True)

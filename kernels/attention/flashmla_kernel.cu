@@ -1,23 +1,21 @@
 // MLA decode for Hopper (sm_90a): bf16, pages of 64 tokens, any number of heads in groups of 64.
 //
-// A block of threads ("program") attends with 64 heads to one run of 64-token blocks; runs and parts are those of
-// mla_kernels.py, and its combination joins the parts. Three warpgroups of 128 threads:
+// A block of threads ("program") attends with 64 heads to one run of 64-token blocks; runs and parts are those
+// of mla_kernels.py, and its combination joins the parts. Three warpgroups of 128 threads:
 //   0, 1  consumers: each holds the output of 64 heads x 256 columns in registers (wgmma, fp32).
 //   2     producer: one thread copies q and pages into shared memory (TMA), two pages in flight.
-// Page t is scored by consumer t % 2, which writes the weights P and the row maxima to shared memory; then both
-// multiply P with their half of the page's values. The other page loads meanwhile.
+// Page t is scored by consumer t % 2, which writes the weights P and the row maxima to shared memory; then
+// both multiply P with their half of the page's values. The other page loads meanwhile.
 //
 // Shared memory holds tiles of 64 rows x 64 numbers, 128 bytes a row, with 16-byte pieces swizzled by the row
-// (SWIZZLE_128B): 9 tiles of q, 2 x 9 of pages, 1 of P. A page is loaded once: its 9 tiles are the keys (K-major
-// operand of Q K^T), the first 8 the values (MN-major operand of P V).
+// (SWIZZLE_128B): 9 tiles of q, 2 x 9 of pages, 1 of P. A page is loaded once: its 9 tiles are the keys
+// (K-major operand of Q K^T), the first 8 the values (MN-major operand of P V).
 //
 // No torch here: flashmla.py builds this file into a library and calls `mla_decode_launch`.
 
-#include <cuda.h>
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
 #include <dlfcn.h>
-#include <stdint.h>
+
+#include "flashmla_ptx.cuh"
 
 namespace {
 
@@ -25,10 +23,7 @@ constexpr int kHeads = 64;    // of a program: the rows of a wgmma
 constexpr int kTokens = 64;   // of a block, which is a page
 constexpr int kWidth = 576;   // numbers of a token: the key
 constexpr int kValue = 512;   // the first of them are the value
-constexpr int kChunk = 64;    // columns of a tile: 128 bytes, the widest swizzle
 constexpr int kChunks = kWidth / kChunk;
-constexpr int kRowBytes = 128;
-constexpr int kTileBytes = 64 * kRowBytes;
 constexpr int kBlockBytes = kChunks * kTileBytes;
 constexpr int kStages = 2;
 constexpr int kHalf = kValue / 2;  // columns of the output that a consumer holds
@@ -44,7 +39,7 @@ constexpr int kP = kPages + kStages * kBlockBytes;
 constexpr int kTop = kP + kTileBytes;            // float[64]: row maxima
 constexpr int kWeight = kTop + kHeads * 4;       // float[2][64]: row sums of each consumer
 constexpr int kBarriers = kWeight + 2 * kHeads * 4;
-constexpr int kSharedBytes = kBarriers + 6 * 8 + 1024;  // 1024: to align the start
+constexpr int kSharedBytes = kBarriers + (2 + 2 * kStages) * 8 + 1024;  // 1024: to align the start
 static_assert(kSharedBytes <= 232448, "more shared memory than a block of Hopper may have");
 
 // Named barriers; 0 is __syncthreads.
@@ -52,14 +47,6 @@ constexpr int kReady = 1;      // + stage: P and maxima of a page are written
 constexpr int kCleaned = 3;    // + consumer: its page's unused rows are 0
 constexpr int kSummed = 5;     // row sums are written
 constexpr int kSumsRead = 6;
-
-// Shared memory descriptors of wgmma, "matrix-descriptor" in the PTX manual: address, leading and stride byte
-// offsets in units of 16 bytes, and the swizzle mode in the top bits.
-constexpr uint64_t kSwizzle128 = 1ull << 62;
-constexpr uint64_t kStride = uint64_t(1024 >> 4) << 32;           // from 8 rows to the next 8
-constexpr uint64_t kLeading = uint64_t(kTileBytes >> 4) << 16;    // MN-major: from 64 columns to the next 64
-constexpr int kStepK = 32;     // bytes from 16 numbers of a row to the next 16: K-major operands
-constexpr int kStepRows = 16 * kRowBytes;  // bytes from 16 tokens to the next 16: the MN-major operand
 
 struct Params {
   const int* table;
@@ -72,207 +59,7 @@ struct Params {
   int batch, heads, width, programs, least;
 };
 
-#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define MLA_HOPPER 1
-#endif
-
 #ifdef MLA_HOPPER
-
-__device__ __forceinline__ uint32_t shared_address(const void* at) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(at));
-}
-
-__device__ __forceinline__ void barrier_init(uint32_t barrier, int count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-__device__ __forceinline__ void barrier_expect(uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
-__device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
-  asm volatile(
-      "{\n.reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
-__device__ __forceinline__ void named_sync(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
-__device__ __forceinline__ void named_arrive(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
-// Ordinary stores to shared memory are seen by wgmma and TMA afterwards.
-__device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-__device__ __forceinline__ void load_tile(uint32_t to, const CUtensorMap* map, int column, int row,
-                                          uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-          to),
-      "l"(map), "r"(column), "r"(row), "r"(barrier)
-      : "memory");
-}
-
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
-
-// Keeps the compiler from moving uses of accumulators over a wait or a fence.
-template <int N>
-__device__ __forceinline__ void pin(float (&d)[N]) {
-#pragma unroll
-  for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
-}
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-  __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<uint32_t*>(&both);
-}
-
-__device__ __forceinline__ uint64_t k_major(uint32_t address) {
-  return kSwizzle128 | kStride | ((address & 0x3FFFF) >> 4);
-}
-
-__device__ __forceinline__ uint64_t mn_major(uint32_t address) {
-  return kSwizzle128 | kStride | kLeading | ((address & 0x3FFFF) >> 4);
-}
-
-// d [64, N] += a [64, 16] b [16, N]; a thread holds, of its rows r and r + 8 with r = 16 * warp + lane / 4, the
-// columns 8 j + 2 (lane % 4) and the next: d[4 j], d[4 j + 1] of r, d[4 j + 2], d[4 j + 3] of r + 8.
-__device__ __forceinline__ void multiply_qk(float (&d)[32], uint64_t a, uint64_t b, int accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\n"
-      "setp.ne.b32 p, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "%32, %33, p, 1, 1, 0, 0;\n}\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]),
-        "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]),
-        "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]),
-        "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-        "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
-        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-      : "l"(a), "l"(b), "r"(accumulate));
-}
-
-__device__ __forceinline__ void multiply_pv_shared(float (&d)[128], uint64_t a, uint64_t b, int accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\n"
-      "setp.ne.b32 p, %130, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-      "%128, %129, p, 1, 1, 0, 1;\n}\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]),
-        "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]),
-        "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]),
-        "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-        "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
-        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-        "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]),
-        "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-        "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]),
-        "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-        "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]),
-        "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-        "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]),
-        "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]),
-        "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]),
-        "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]),
-        "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]),
-        "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]),
-        "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]),
-        "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]),
-        "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]),
-        "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]),
-        "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]),
-        "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]),
-        "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]),
-        "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]),
-        "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]),
-        "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]),
-        "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]),
-        "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
-      : "l"(a), "l"(b), "r"(accumulate));
-}
-
-// The same with a in registers: (r, k), (r + 8, k), (r, k + 8), (r + 8, k + 8) with k = 2 (lane % 4), in pairs.
-__device__ __forceinline__ void multiply_pv_registers(float (&d)[128], const uint32_t (&a)[4], uint64_t b, int accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\n"
-      "setp.ne.b32 p, %133, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-      "{%128, %129, %130, %131}, %132, p, 1, 1, 1;\n}\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]),
-        "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]),
-        "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]),
-        "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-        "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
-        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-        "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]),
-        "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-        "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]),
-        "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-        "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]),
-        "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-        "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]),
-        "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]),
-        "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]),
-        "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]),
-        "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]),
-        "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]),
-        "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]),
-        "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]),
-        "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]),
-        "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95]),
-        "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]),
-        "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]),
-        "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]),
-        "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]),
-        "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]),
-        "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]),
-        "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]),
-        "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));
-}
 
 __device__ __forceinline__ int tokens_of(const Params& p, int row) {
   return min(max(p.lengths[row], 0), p.width * kTokens);
@@ -331,7 +118,11 @@ __device__ __forceinline__ void advance(Run& run, const Segment& segment) {
 }
 
 struct Barriers {
-  uint32_t q_full, q_empty, full[kStages], empty[kStages];
+  uint32_t start;
+  __device__ __forceinline__ uint32_t q_full() const { return start; }
+  __device__ __forceinline__ uint32_t q_empty() const { return start + 8; }
+  __device__ __forceinline__ uint32_t full(int stage) const { return start + 16 + 8 * stage; }
+  __device__ __forceinline__ uint32_t empty(int stage) const { return start + 16 + 8 * (kStages + stage); }
 };
 
 __device__ void produce(const Params& p, const CUtensorMap* q_map, const CUtensorMap* cache_map, Run run,
@@ -341,22 +132,22 @@ __device__ void produce(const Params& p, const CUtensorMap* q_map, const CUtenso
   while (run.at < run.end) {
     const Segment segment = segment_of(p, run);
     if (segment.count) {
-      barrier_wait(barriers.q_empty, (segments & 1) ^ 1);
-      barrier_expect(barriers.q_full, kBlockBytes);
+      barrier_wait(barriers.q_empty(), (segments & 1) ^ 1);
+      barrier_expect(barriers.q_full(), kBlockBytes);
       for (int c = 0; c < kChunks; ++c) {
         load_tile(shared + kQ + c * kTileBytes, q_map, c * kChunk, run.row * p.heads + group * kHeads,
-                  barriers.q_full);
+                  barriers.q_full());
       }
       const int* pages = p.table + int64_t(run.row) * p.width;
       int page = pages[segment.first];
       for (int block = segment.first; block < segment.last; ++block, ++t) {
         const int stage = t & 1;
         const int next = block + 1 < segment.last ? pages[block + 1] : 0;
-        barrier_wait(barriers.empty[stage], ((t >> 1) & 1) ^ 1);
-        barrier_expect(barriers.full[stage], kBlockBytes);
+        barrier_wait(barriers.empty(stage), ((t >> 1) & 1) ^ 1);
+        barrier_expect(barriers.full(stage), kBlockBytes);
         for (int c = 0; c < kChunks; ++c) {
           load_tile(shared + kPages + stage * kBlockBytes + c * kTileBytes, cache_map, c * kChunk, page * kTokens,
-                    barriers.full[stage]);
+                    barriers.full(stage));
         }
         page = next;
       }
@@ -486,17 +277,16 @@ __device__ void consume(const Params& p, Run run, unsigned char* memory, uint32_
 #pragma unroll
       for (int i = 0; i < 128; ++i) acc[i] = 0.0f;
       float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
-      barrier_wait(barriers.q_full, segments & 1);
+      barrier_wait(barriers.q_full(), segments & 1);
       for (int block = segment.first; block < segment.last; ++block, ++t) {
         const int stage = t & 1;
         const uint32_t page = shared + kPages + stage * kBlockBytes;
         const uint32_t values = page + consumer * (kHalf / kChunk) * kTileBytes;
-        barrier_wait(barriers.full[stage], (t >> 1) & 1);
+        barrier_wait(barriers.full(stage), (t >> 1) & 1);
         if (stage == consumer) {
           const int left = segment.length - block * kTokens;
           if (left < kTokens) clean(memory + kPages + stage * kBlockBytes, left, thread, consumer);
           float s[32];
-          pin(s);
           wgmma_fence();
 #pragma unroll
           for (int k = 0; k < kWidth / 16; ++k) {
@@ -517,6 +307,7 @@ __device__ void consume(const Params& p, Run run, unsigned char* memory, uint32_
           for (int k = 0; k < kTokens / 16; ++k) {
             multiply_pv_registers(acc, weights[k], mn_major(values + k * kStepRows), 1);
           }
+          wgmma_commit();
         } else {
           named_sync(kReady + stage, kConsumers);
           const float now[2] = {tops[row], tops[row + 8]};
@@ -530,15 +321,15 @@ __device__ void consume(const Params& p, Run run, unsigned char* memory, uint32_
           for (int k = 0; k < kTokens / 16; ++k) {
             multiply_pv_shared(acc, k_major(shared + kP + k * kStepK), mn_major(values + k * kStepRows), 1);
           }
+          wgmma_commit();
         }
-        wgmma_commit();
         wgmma_wait();
         pin(acc);
         __syncwarp();
-        if (lane == 0) barrier_arrive(barriers.empty[stage]);
+        if (lane == 0) barrier_arrive(barriers.empty(stage));
       }
       __syncwarp();
-      if (lane == 0) barrier_arrive(barriers.q_empty);
+      if (lane == 0) barrier_arrive(barriers.q_empty());
       ++segments;
       // Each consumer has summed the weights of its own pages.
       float total[2];
@@ -567,20 +358,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ unsigned char raw[];
   unsigned char* memory = raw + (1024 - (shared_address(raw) & 1023)) % 1024;
   const uint32_t shared = shared_address(memory);
-  Barriers barriers;
-  barriers.q_full = shared + kBarriers;
-  barriers.q_empty = barriers.q_full + 8;
-#pragma unroll
-  for (int stage = 0; stage < kStages; ++stage) {
-    barriers.full[stage] = barriers.q_full + 16 + 8 * stage;
-    barriers.empty[stage] = barriers.q_full + 32 + 8 * stage;
-  }
+  const Barriers barriers{shared + kBarriers};
   if (threadIdx.x == 0) {
-    barrier_init(barriers.q_full, 1);
-    barrier_init(barriers.q_empty, kConsumerWarps);
+    barrier_init(barriers.q_full(), 1);
+    barrier_init(barriers.q_empty(), kConsumerWarps);
     for (int stage = 0; stage < kStages; ++stage) {
-      barrier_init(barriers.full[stage], 1);
-      barrier_init(barriers.empty[stage], kConsumerWarps);
+      barrier_init(barriers.full(stage), 1);
+      barrier_init(barriers.empty(stage), kConsumerWarps);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     fence_async();
