@@ -19,11 +19,14 @@ import torch
 
 from monitorgen.kernels.attention import mla_triton
 from monitorgen.kernels.attention.mla_inputs import Inputs, make_inputs
+from monitorgen.kernels.attention.mla_reference import mla_reference
 from monitorgen.kernels.attention.mla_timing import flush_buffer, replay_seconds
 from monitorgen.kernels.attention.mla_triton import Config, default_config
 from monitorgen.kernels.command import run
 from monitorgen.kernels.decode.graphs import cuda
 from monitorgen.kernels.workload import UsageError
+
+MOST_ERROR = 4e-3  # relative norm, in 16 bits
 
 # Each holds at least two blocks in the 227 KB of shared memory that a program of Hopper may take.
 _FEW = (
@@ -68,8 +71,12 @@ def caller(inputs: Inputs, config: Config | None) -> Callable[[], Any]:
 def compile_one(heads: int, config: Config) -> str:
     """Compile a configuration by running it on a few tokens; what went wrong, or nothing."""
     try:
-        caller(make_inputs([65], heads), config)()
-        cuda.synchronize()
+        inputs = make_inputs([200, 0, 65], heads)
+        out = caller(inputs, config)()
+        wanted, _ = mla_reference(inputs.q, inputs.cache, inputs.table, inputs.lengths)
+        error = float((out.double() - wanted).norm() / wanted.norm())
+        if not error < MOST_ERROR:
+            return f"wrong by {error:.2g}"
     except Exception as error:  # the parent process tells it; other configurations go on
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return ""
