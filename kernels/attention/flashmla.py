@@ -34,6 +34,7 @@ CONFIG = Config(heads=64, block=PAGE, warps=8, stages=2, tma=False)
 # sm_90a: wgmma and setmaxnreg are not in plain sm_90.
 FLAGS = ("-O3", "-std=c++17", "-gencode=arch=compute_90a,code=sm_90a", "-shared", "-Xcompiler", "-fPIC")
 BUILD_SECONDS = 300
+USUAL_NVCC = Path("/usr/local/cuda/bin/nvcc")
 
 
 class UnavailableError(RuntimeError):
@@ -46,7 +47,7 @@ def find_nvcc() -> Path:
     on_path = shutil.which("nvcc")
     found = [Path(home, "bin", "nvcc") for home in homes]
     found += [Path(on_path)] if on_path else []
-    found.append(Path("/usr/local/cuda/bin/nvcc"))
+    found.append(USUAL_NVCC)
     for nvcc in found:
         if nvcc.is_file() and os.access(nvcc, os.X_OK):
             return nvcc
@@ -90,7 +91,7 @@ def build(nvcc: Path, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch, library.name)
-            command = [nvcc, *FLAGS, "-o", made, SOURCE]
+            command: list[str | Path] = [nvcc, *FLAGS, "-o", made, SOURCE]
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUILD_SECONDS)
             if done.returncode:
                 lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]

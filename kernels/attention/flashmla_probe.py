@@ -1,7 +1,7 @@
 """A ladder of small cases for the CUDA kernel of MLA decode: the first rung that is wrong says which step is.
 
-It runs in a process of its own under a time limit where it is called from others: a kernel that waits for ever
-cannot be stopped from inside its process.
+It runs in a process of its own under a time limit where it is called from others: a kernel that waits for
+ever cannot be stopped from inside its process.
 """
 
 from __future__ import annotations
@@ -70,8 +70,13 @@ def probe(seconds: float) -> tuple[bool, str]:
     arguments = [sys.executable, "-u", "-m", "monitorgen.kernels.attention.flashmla_probe"]
     try:
         done = subprocess.run(
-            arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=seconds
-        )  # fmt: skip
+            arguments,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
     except subprocess.TimeoutExpired as error:
         said = error.stdout or b""
         text = said.decode() if isinstance(said, bytes) else said

@@ -159,12 +159,12 @@ def build(arm: Arm, flags: Mapping[str, Any]) -> MlaRun:
 def work(arm: Arm, flags: Mapping[str, Any]) -> int:
     """Time an arm's calls, count each, and tell the median; serve metrics if asked."""
     made = build(arm, flags)
-    if made.device == "cpu":
-        click.echo("no CUDA device: plain torch computes every arm here, at a small size", err=True)
     telemetry = Telemetry(kernels=[made.counters])
     with exporting(
         telemetry, port=flags["prom_port"], duration=flags["prom_duration"], host=flags["prom_host"]
     ):
+        if made.device == "cpu":
+            click.echo("no CUDA device: plain torch computes every arm here, at a small size", err=True)
         limits = timing.ceilings(made.device)
         made.counters.best_seconds = best_seconds(
             made.bytes_moved,

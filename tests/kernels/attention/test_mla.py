@@ -33,7 +33,9 @@ def test_output_and_lse_are_those_of_the_reference(found: Any) -> None:
         assert case["out"] < 4e-3, name  # nan, from a token that no request holds, is not
         assert case["lse"] < 1e-4, name
         assert case["zero"], name
-        assert case["same"], name
+    again = {name: case["same"] for name, case in found["cases"].items() if case["same"] is not None}
+    assert len(again) == 3
+    assert all(again.values()), again
 
 
 def test_descriptors_serve_blocks_of_a_page_only(found: Any) -> None:
