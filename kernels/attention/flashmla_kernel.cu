@@ -366,21 +366,20 @@ __global__ void __launch_bounds__(kThreads, 1)
       barrier_init(barriers.full(stage), 1);
       barrier_init(barriers.empty(stage), kConsumerWarps);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    fence_async();
+    barriers_made();
   }
   const Run run = locate(p, blockIdx.y);
   __syncthreads();
   const int role = threadIdx.x / 128;
   if (role == 2) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    fewer_registers<40>();
     if (threadIdx.x == 256) produce(p, &q_map, &cache_map, run, shared, barriers);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    more_registers<232>();
     consume(p, run, memory, shared, barriers, role);
   }
 #else
-  asm volatile("trap;");  // never launched: mla_decode_launch refuses other architectures
+  __trap();  // never launched: mla_decode_launch refuses other architectures
 #endif
 }
 

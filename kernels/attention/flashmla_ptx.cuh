@@ -36,6 +36,11 @@ __device__ __forceinline__ void barrier_init(uint32_t barrier, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
 
+// Barriers are seen by TMA afterwards.
+__device__ __forceinline__ void barriers_made() {
+  asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory");
+}
+
 __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
@@ -52,6 +57,17 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
       "@!done bra again;\n}\n" ::"r"(barrier),
       "r"(parity)
       : "memory");
+}
+
+// A warpgroup gives registers back, or takes more: 65,536 are shared by all.
+template <int N>
+__device__ __forceinline__ void fewer_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+
+template <int N>
+__device__ __forceinline__ void more_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
 }
 
 __device__ __forceinline__ void named_sync(int id, int threads) {

@@ -56,14 +56,18 @@ class Config:
     resident: int = 1
 
 
-FEW_HEADS = Config(16, warps=8, stages=3)
-MANY_HEADS = Config(64, warps=8, stages=2)
-"""Starting points by shared memory, registers and traffic; `mla_tune` finds what is fastest on a GPU."""
+CONFIGS: tuple[Config, ...] = (
+    Config(16, warps=4, stages=2, swap=True),
+    Config(32, warps=4, stages=2, swap=True),
+    Config(64, warps=8, stages=2),
+)
+"""One for each number of heads that a program may have, chosen by shared memory, registers and traffic; `mla_tune`
+finds what is fastest on a GPU."""
 
 
 def default_config(heads: int) -> Config:
-    """The configuration for a number of heads: programs of 16 up to 32 heads, of 64 beyond."""
-    return FEW_HEADS if heads <= 32 else MANY_HEADS
+    """The configuration with the fewest heads a program that takes them all at once, else the one with most."""
+    return next((config for config in CONFIGS if heads <= config.heads), CONFIGS[-1])
 
 
 @dataclass(frozen=True, slots=True)
