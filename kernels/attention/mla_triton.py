@@ -61,12 +61,12 @@ CONFIGS: tuple[Config, ...] = (
     Config(32, warps=4, stages=2, swap=True),
     Config(64, warps=8, stages=2),
 )
-"""One for each number of heads that a program may have, chosen by shared memory, registers and traffic; `mla_tune`
-finds what is fastest on a GPU."""
+"""One for each number of heads that a program may have, chosen by shared memory, registers and traffic;
+`mla_tune` finds what is fastest on a GPU."""
 
 
 def default_config(heads: int) -> Config:
-    """The configuration with the fewest heads a program that takes them all at once, else the one with most."""
+    """The configuration with the fewest heads a program that takes all at once, else the one with most."""
     return next((config for config in CONFIGS if heads <= config.heads), CONFIGS[-1])
 
 
