@@ -104,6 +104,7 @@ def main() -> int:
     cases = {
         "one token": case([1], 16, 64, plain, 3),
         "one long request over five programs": case([300], 16, 64, plain, 5, again=True),
+        "more parts than are joined at a time": case([300], 16, 16, Config(16, 16), 19),
         "more programs than blocks": case([54], 16, 64, plain, 7),
         "runs of at least two blocks": case([300, 97], 16, 64, Config(16, 64, least=2), 7),
         "three requests, one program": case([97, 0, 54], 16, 64, plain, 1),

@@ -27,8 +27,8 @@ from monitorgen.kernels.attention.mla_reference import mla_reference  # noqa: E4
 
 DRIVER = """
 extern "C" void emulate(const uint16_t* q, const uint16_t* cache, const int* table, const int* lengths,
-    uint16_t* out, float* lse, float* parts, float* part_lse, float scale, int batch, int heads, int64_t pages, int width,
-    int programs, int least) {
+    uint16_t* out, float* lse, float* parts, float* part_lse, float scale, int batch, int heads, int64_t pages,
+    int width, int programs, int least) {
   const CUtensorMap q_map{q, int64_t(batch) * heads}, cache_map{cache, pages * kTokens};
   const Params params{table, lengths, out, lse, parts, part_lse, scale, batch, heads, width, programs, least};
   for (int y = 0; y < programs; ++y) {
@@ -114,7 +114,7 @@ def joined(out: Any, lse: Any, parts: Any, part_lse: Any, lengths: list[int], pr
         ([1], 16, 1),  # rows to be cleaned, heads that are not there
         ([128, 0, 97], 24, 1),  # both consumers, no tokens, a new q
         ([300, 54, 193], 64, 3),  # stages used again, parts
-        ([65] * 35, 16, 14),  # more requests than a warp has lanes, the last run starts beyond them
+        ([65] * 40, 16, 14),  # more requests than a warp has lanes, the last run starts beyond them
         ([0, 0], 16, 2),
         ([97, 130], 70, 2),  # two groups of heads
     ],
