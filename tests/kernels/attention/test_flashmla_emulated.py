@@ -27,8 +27,8 @@ from monitorgen.kernels.attention.mla_reference import mla_reference  # noqa: E4
 
 DRIVER = """
 extern "C" void emulate(const uint16_t* q, const uint16_t* cache, const int* table, const int* lengths,
-    uint16_t* out, float* lse, float* parts, float* part_lse, float scale, int batch, int heads, int64_t pages,
-    int width, int programs, int least) {
+    uint16_t* out, float* lse, float* parts, float* part_lse, float scale, int batch, int heads,
+    int64_t pages, int width, int programs, int least) {
   const CUtensorMap q_map{q, int64_t(batch) * heads}, cache_map{cache, pages * kTokens};
   const Params params{table, lengths, out, lse, parts, part_lse, scale, batch, heads, width, programs, least};
   for (int y = 0; y < programs; ++y) {
