@@ -128,5 +128,15 @@ WORKLOADS: tuple[Workload, ...] = (
             "warp_specialized": "monitorgen.kernels.attention.warp_specialized_triton",
         },
     ),
+    Workload(
+        "mla_decode",
+        "attention",
+        "MLA decode over a paged latent cache: dense torch, Triton, and CUDA for Hopper.",
+        {
+            "baseline": "monitorgen.kernels.attention.baseline_mla_decode",
+            "optimized": "monitorgen.kernels.attention.optimized_mla_decode",
+            "cuda": "monitorgen.kernels.attention.cuda_mla_decode",
+        },
+    ),
 )
 """Every workload that is bundled, in the order in which they are listed."""

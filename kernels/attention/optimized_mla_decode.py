@@ -1,0 +1,26 @@
+"""MLA decode in our Triton kernels."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from monitorgen.kernels.attention import mla_decode_common as common
+from monitorgen.kernels.workload import Run
+
+command = common.make_command("optimized", "MLA decode in Triton, contexts split over the device.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command of this arm; returns the exit code."""
+    code: int = common.main("optimized", command, argv)
+    return code
+
+
+def prepare(flags: Sequence[str]) -> Run:
+    """This arm ready to be timed. Raises UsageError for flags that it does not take."""
+    return common.prepare("optimized", command, flags)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
