@@ -2,8 +2,9 @@
 
 `python -m monitorgen.kernels.attention.bench_flex --json FILE` compares a few masks and mods, forward and
 backward, with float64, then times compiled masks at 8,192 and 16,384 positions beside dense SDPA: CUDA
-events, L2 overwritten before each call, medians. `ideal` is the time of a mask-less attention times the share
-of live blocks; `of ideal` is that over what was measured. A case that fails is told and does not end the rest.
+events, L2 overwritten before each call, medians. The ideal is the time of an attention without mask times
+the share of live blocks; `of ideal` is that over what was measured. A case that fails is told and does not
+end the rest.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTEN
 class Bench:
     """What was found so far, and until when cases may still start."""
 
+    device: torch.device
     until: float
     iterations: int
     say: Callable[[str], None]
@@ -86,16 +88,15 @@ class Bench:
 
     def median_ms(self, work: Callable[[], object]) -> tuple[float, list[float]]:
         """The median of a call's milliseconds with a cold L2, and all of them."""
-        timed = cast(Run, SimpleNamespace(device="cuda", step=work))
+        timed = cast(Run, SimpleNamespace(device=self.device.type, step=work))
         samples = timing.measure(timed, self.iterations, 3).samples_ms
         return statistics.median(samples), samples
 
 
 def check_case(bench: Bench, shape: Shape, name: str, mod_name: str) -> dict[str, Any]:
     """Compare one case with float64, on the device."""
-    device = torch.device("cuda")
-    mask, mod = _chosen(shape, name, mod_name, device)
-    found: dict[str, Any] = verify(shape, mask, mod, device)
+    mask, mod = _chosen(shape, name, mod_name, bench.device)
+    found: dict[str, Any] = verify(shape, mask, mod, bench.device)
     bench.say(
         f"check {'ok   ' if found['ok'] else 'WRONG'} {shape.text} {name} {mod_name}: error "
         f"{found['error']:.1e}, gradients {', '.join(f'{e:.1e}' for e in found['gradient_errors'])}, live "
@@ -114,7 +115,7 @@ def _chosen(shape: Shape, name: str, mod_name: str, device: torch.device) -> tup
 def time_sdpa(bench: Bench, shape: Shape, causal: bool) -> dict[str, Any]:
     """Dense SDPA by the faster of its fused kernels. K and V are given a copy for each query head, which
     costs it nothing here: not every backend shares heads."""
-    q, k, v = random_inputs(shape, "cuda", torch.bfloat16)
+    q, k, v = random_inputs(shape, bench.device, torch.bfloat16)
     group = shape.heads // shape.kv_heads
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
 
@@ -145,7 +146,7 @@ def time_sdpa(bench: Bench, shape: Shape, causal: bool) -> dict[str, Any]:
 
 def time_flex(bench: Bench, shape: Shape, name: str) -> dict[str, Any]:
     """One compiled mask (and mod, after a slash): time, rate on visible pairs, and share of the ideal."""
-    device = torch.device("cuda")
+    device = bench.device
     mask_name, _, mod_name = name.partition("/")
     mask, mod = _chosen(shape, mask_name, mod_name or "none", device)
     started = time.perf_counter()
@@ -158,17 +159,16 @@ def time_flex(bench: Bench, shape: Shape, name: str) -> dict[str, Any]:
     inputs = random_inputs(shape, device, torch.bfloat16)
     started = time.perf_counter()
     with torch.no_grad():
-        planned(*inputs)
-        torch.cuda.synchronize()
-        compiling = time.perf_counter() - started
         error = sampled_error(planned, inputs)
+        compiling = time.perf_counter() - started
         ms, samples = bench.median_ms(lambda: planned(*inputs))
     pairs = visible_pairs(mask, shape.batch, shape.heads, shape.length, shape.length, device)
     rate = attention_flops(pairs, shape.head) / ms / 1e9
     found: dict[str, Any] = {
         "kernel": "flex", "length": shape.length, "mask": mask_name, "score_mod": mod_name or "none",
         "ms": ms, "samples_ms": samples, "tflop_per_s": rate, "live": sparsity.share,
-        "whole": sparsity.whole / sparsity.total, "error": error, "ok": error <= TOLERANCE, "plan_seconds": planning, "compile_seconds": compiling,
+        "whole": sparsity.whole / sparsity.total, "error": error,
+        "ok": error <= TOLERANCE, "plan_seconds": planning, "compile_seconds": compiling,
     }  # fmt: skip
     text = f"S{shape.length} flex {name}: {ms:.3f} ms, {rate:.0f} TFLOP/s, live {sparsity.share:.1%}"
     for dense in ("flex", "sdpa_full", "sdpa_causal"):
@@ -245,7 +245,9 @@ def command(json_file: str | None, **flags: Any) -> int:
     if not torch.cuda.is_available():
         raise UsageError("bench_flex needs a CUDA device; flex_attention_native checks the same on a CPU")
     started = time.monotonic()
-    bench = Bench(started + flags["seconds"], flags["iterations"], lambda line: click.echo(line))
+    bench = Bench(
+        torch.device("cuda"), started + flags["seconds"], flags["iterations"], lambda line: click.echo(line)
+    )
     base = Shape(
         1, flags["heads"], flags["kv_heads"], 0, flags["head_dim"], flags["block_size"], flags["window"],
         flags["doc_span"], 0,

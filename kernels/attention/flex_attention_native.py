@@ -1,8 +1,8 @@
 """FlexAttention behind one call: plan a mask and a score mod once, then attend with it many times.
 
-On CUDA the planned call is torch's FlexAttention, compiled, forward and backward. On a CPU the forward pass is
-the same operator, run eagerly (compiled where that is asked for); torch has no backward for it there, so that
-inputs that need gradients take the dense path, which computes the same from whole score matrices.
+On CUDA the planned call is torch's FlexAttention, compiled, forward and backward. On a CPU the forward pass
+is the same operator, run eagerly (compiled where that is asked for); torch has no backward for it there, so
+that inputs that need gradients take the dense path, which computes the same from whole score matrices.
 
 `python -m monitorgen.kernels.attention.flex_attention_native` checks every mask and score mod on small shapes
 against the float64 reference; BLOCK_SIZE, DOC_SPAN and SEQ_LEN sweep them.
@@ -107,8 +107,8 @@ class FlexPlan:
         batch, heads, queries, keys = self.shape
         if (*q.shape[:3], k.shape[2]) != self.shape:
             raise ValueError(
-                f"q, k: {tuple(q.shape)}, {tuple(k.shape)}; the plan is for {batch} sequences, {heads} heads, "
-                f"{queries} queries, {keys} keys"
+                f"q, k: {tuple(q.shape)}, {tuple(k.shape)}; the plan is for {batch} sequences, "
+                f"{heads} heads, {queries} queries, {keys} keys"
             )
         if q.device.type == "cpu" and torch.is_grad_enabled() and _needs_gradient(q, k, v):
             return dense_attention(q, k, v, self.mask, self.score_mod, self.scale)

@@ -1,6 +1,7 @@
 """Attention with any mask and score mod in float64, written out: what every FlexAttention path must equal.
 
-It knows nothing of FlexAttention's blocks and kernels: masks and mods are evaluated at every pair of positions.
+It knows nothing of FlexAttention's blocks and kernels: masks and mods are evaluated at every pair of
+positions.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Blocks:
 def count_blocks(mask: Mask, batch: int, heads: int, queries: int, keys: int, block: int) -> Blocks:
     """Count a mask's blocks of `block` x `block` by looking at every place of it.
 
-    Where the sequence ends inside a block, places beyond the end are not visible: such a block is never whole.
+    Places beyond the end of the sequence are not visible: a block that holds some is never whole.
     """
     live = whole = total = 0
     places = dense_mask(mask, batch, heads, queries, keys).expand(batch, heads, queries, keys)
