@@ -39,6 +39,10 @@ from monitorgen.kernels.attention.flex_attention_native import (
     visible_pairs,
 )
 from monitorgen.kernels.attention.flex_reference import reference
+from monitorgen.kernels.attention.masks import Mask
+from monitorgen.kernels.attention.paged_attn_common import PagedCache
+from monitorgen.kernels.attention.paged_kv import PagedKV, PagedView, attend
+from monitorgen.kernels.attention.score_mods import ScoreMod
 from monitorgen.kernels.attention.shapes import Shape, numbers
 from monitorgen.kernels.command import run
 from monitorgen.kernels.workload import Run, UsageError
@@ -110,6 +114,65 @@ def _chosen(shape: Shape, name: str, mod_name: str, device: torch.device) -> tup
     mask = masks.parse(name, window=shape.window, ids=ids, prefix=shape.prefix)
     mod = score_mods.parse(mod_name, heads=shape.heads, cap=20.0, gain=1.5, device=device)
     return mask, mod
+
+
+PAGED_LENGTHS = (54, 97, 130, 1)
+
+
+def check_paged(bench: Bench, page: int) -> dict[str, Any]:
+    """Decode over scattered pages of ragged sequences and a row without one, everything unused poisoned.
+
+    The poison is NaN on CUDA; on a CPU, where torch multiplies all that is masked by 0, a large number.
+    """
+    device, heads, kv_heads, head = bench.device, 8, 2, 128
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    cache = PagedCache(64, page)
+    pages = PagedKV.empty(cache, kv_heads, head, device, dtype)
+    generator = torch.Generator().manual_seed(0)
+    held = {
+        row: torch.randn(2, n, kv_heads, head, generator=generator) for row, n in enumerate(PAGED_LENGTHS)
+    }
+    slots: dict[int, list[int]] = {row: [] for row in held}
+    for position in range(max(PAGED_LENGTHS)):  # in turns, so that tables interleave
+        for row, length in enumerate(PAGED_LENGTHS):
+            if position >= length:
+                continue
+            if position == 0:
+                cache.add(row, [row])
+                slots[row].append(cache.table(row)[0] * page)
+            else:
+                slot = cache.append(row, position)
+                slots[row].append(slot.block * page + slot.offset)
+    for block in cache.empty:
+        for tensor in (pages.k, pages.v):
+            poison = torch.nan if device.type == "cuda" else 1e4
+            tensor[:, :, block * page : (block + 1) * page] = poison
+    for row, (k, v) in held.items():
+        pages.write(torch.tensor(slots[row], device=device), k.to(device, dtype), v.to(device, dtype))
+    mask, mod = masks.sliding_window(60), score_mods.alibi(score_mods.alibi_slopes(heads).to(device))
+    view = PagedView(cache, len(held) + 1, 1, -(-max(PAGED_LENGTHS) // page), mask, device)
+    view.update(list(held), [n - 1 for n in PAGED_LENGTHS], PAGED_LENGTHS)
+    q = torch.randn(len(held) + 1, heads, 1, head, generator=generator).to(device, dtype)
+    with torch.no_grad():
+        out = attend(q, pages, view, view.block_mask, view.score_mod(mod))
+    errors = [float(out[-1].abs().max())]
+    for row, (k, v) in held.items():
+        expected, _ = decoded(q[row : row + 1], k.to(device, dtype), v.to(device, dtype), mask, mod)
+        errors.append(relative_error(out[row : row + 1], expected))
+    worst = max(error if error == error else torch.inf for error in errors)  # nan is worst
+    ok = worst <= TOLERANCES[dtype]
+    bench.say(f"check {'ok   ' if ok else 'WRONG'} paged decode, page {page}: error {worst:.1e}")
+    return {"shape": f"paged decode, page {page}", "errors": errors, "error": worst, "ok": ok}
+
+
+def decoded(q: Tensor, k: Tensor, v: Tensor, mask: Mask, mod: ScoreMod) -> tuple[Tensor, Tensor]:
+    """The reference of one decoded token: q [1, Hq, 1, D] stands at the last of k's and v's [T, Hkv, D]."""
+    k, v = (part.transpose(0, 1).unsqueeze(0) for part in (k, v))
+    last = torch.full((1,), k.shape[2] - 1, device=q.device)
+    found: tuple[Tensor, Tensor] = reference(
+        q, k, v, masks.shifted(mask, last), score_mods.shifted(mod, last)
+    )
+    return found
 
 
 def time_sdpa(bench: Bench, shape: Shape, causal: bool) -> dict[str, Any]:
@@ -210,6 +273,7 @@ def measure_all(bench: Bench, lengths: Sequence[int], base: Shape, timed: Sequen
             lambda s=shape, n=name, m=mod_name: check_case(bench, s, n, m),  # type: ignore[misc]
             bench.checks,
         )
+    bench.attempt("check paged decode", lambda: check_paged(bench, 16), bench.checks)
     for length in sorted(lengths):
         shape = replace(base, batch=max(1, TOKENS // length), length=length, prefix=length // 4)
         for causal in (False, True):

@@ -50,7 +50,7 @@ FULL_GRAPHS = 256  # compilations that torch may keep: each mask, mod and shape 
 
 
 @functools.cache
-def _operator(compiled: bool) -> Callable[..., Any]:
+def operator(compiled: bool) -> Callable[..., Any]:
     """FlexAttention, compiled for fixed shapes or as torch runs it without.
 
     Either way torch traces each mask and mod anew; past its limit of 8 it would refuse, so that is raised.
@@ -112,7 +112,7 @@ class FlexPlan:
             )
         if q.device.type == "cpu" and torch.is_grad_enabled() and _needs_gradient(q, k, v):
             return dense_attention(q, k, v, self.mask, self.score_mod, self.scale)
-        attend = _operator(self.compiled)
+        attend = operator(self.compiled)
         with warnings.catch_warnings():
             if not self.compiled:  # torch warns that this is slow: it is what was asked for
                 warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
