@@ -203,7 +203,7 @@ OPTIONS = (
     ),
     click.option("--cap", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True),
     click.option("--gain", type=click.FloatRange(0, min_open=True), default=1.5, show_default=True),
-    shape_options(batch=1, heads=32, kv_heads=8, head=128, seq_len="auto", block="128", doc_span="2048"),
+    shape_options(batch=1, seq_len="auto", block="128", doc_span="2048", heads=(32, 8, 128)),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     click.option(
         "--dtype",

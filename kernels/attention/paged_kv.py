@@ -9,7 +9,6 @@ keep their shapes and places from step to step, so nothing is compiled anew whil
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +92,7 @@ class PagedView:
         self.counts = torch.zeros(batch, 1, 1, dtype=torch.int32, device=device)
         self.indices = torch.zeros(batch, 1, 1, blocks, dtype=torch.int32, device=device)
         self.mask_mod = self._mask_mod()
+        self.operator = operator(self.device.type == "cuda")
 
     def update(self, names: Sequence[Hashable], offsets: Sequence[int], lengths: Sequence[int]) -> None:
         """Look at these sequences from now on: their first query stands at `offsets`, and the first
@@ -175,12 +175,11 @@ def attend(
     score_mod: ScoreMod | None = None,
     *,
     scale: float | None = None,
-    compiled: bool | None = None,
 ) -> Tensor:
     """Attention of q [B, Hq, Q, D] over the pages that a view shows -> [B, Hq, Q, D].
 
     `block_mask` is the view's, made once for all layers of a step; `score_mod` one that the view made.
-    `compiled` is True on CUDA and False on a CPU unless given. Raises ValueError for a q that does not fit.
+    Compiled on CUDA, run eagerly on a CPU. Raises ValueError for a q that does not fit.
     """
     heads, head = kv.k.shape[1], kv.k.shape[3]
     fits = q.dim() == 4 and q.shape[0] == view.lengths.shape[0] and q.shape[2] == view.queries
@@ -189,13 +188,10 @@ def attend(
             f"q: shape {tuple(q.shape)}; the view takes [{view.lengths.shape[0]}, a multiple of {heads}, "
             f"{view.queries}, {head}]"
         )
-    on_cuda = q.device.type == "cuda"
     # Tiles of torch's own choice are 64 or 128 keys; a page must hold whole ones.
-    options = {"BLOCK_N": min(kv.block_size, 64)} if on_cuda and kv.block_size < QUERIES else None
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-        out: Tensor = operator(on_cuda if compiled is None else compiled)(
-            q, kv.k, kv.v, score_mod, block_mask, scale,
-            enable_gqa=q.shape[1] != heads, kernel_options=options,
-        )  # fmt: skip
+    options = {"BLOCK_N": min(kv.block_size, 64)} if q.is_cuda and kv.block_size < QUERIES else None
+    out: Tensor = view.operator(
+        q, kv.k, kv.v, score_mod, block_mask, scale,
+        enable_gqa=q.shape[1] != heads, kernel_options=options,
+    )  # fmt: skip
     return out

@@ -63,9 +63,12 @@ SWEPT = {"seq_len": "SEQ_LEN", "block_size": "BLOCK_SIZE", "doc_span": "DOC_SPAN
 
 
 def shape_options(
-    *, batch: int, heads: int, kv_heads: int, head: int, seq_len: str, block: str, doc_span: str
+    *, batch: int, seq_len: str, block: str, doc_span: str, heads: tuple[int, int, int] | None
 ) -> Callable[[Command], Command]:
-    """Options for shapes, with these defaults; the three swept ones are read from the environment too."""
+    """Options for shapes, with these defaults; the three swept ones are read from the environment too.
+
+    `heads` are query heads, KV heads and elements of a head; None where a model says them.
+    """
 
     def swept(name: str, default: str, help_: str) -> Any:
         variable = SWEPT[name]
@@ -79,14 +82,17 @@ def shape_options(
     def count(name: str, default: int | None, help_: str) -> Any:
         return click.option(name, type=click.IntRange(1), default=default, show_default=True, help=help_)
 
+    head_options = (
+        ("--heads", "Query heads."),
+        ("--kv-heads", "KV heads; each serves heads / kv-heads query heads."),
+        ("--head-dim", "Elements of a head."),
+    )
     options = (
+        *(count(name, size, text) for (name, text), size in zip(head_options, heads or (), strict=False)),
         swept("seq_len", seq_len, "Positions of a sequence."),
         swept("block_size", block, "Positions of a mask block, each way."),
         swept("doc_span", doc_span, "Mean length of a document."),
         count("--batch", batch, "Sequences."),
-        count("--heads", heads, "Query heads."),
-        count("--kv-heads", kv_heads, "KV heads; each serves heads / kv-heads query heads."),
-        count("--head-dim", head, "Elements of a head."),
         count("--window", None, "Keys in a sliding window.  [default: an eighth of the sequence]"),
         click.option(
             "--prefix",
