@@ -175,6 +175,13 @@ def resolve(flags: Mapping[str, Any]) -> tuple[torch.device, torch.dtype, list[S
 def build(arm: Arm, flags: Mapping[str, Any], shape: Shape) -> FlexRun:
     """An arm ready to be timed at one shape. Raises UsageError for what cannot be run."""
     device, dtype, _ = resolve(flags)
+    # Making a block mask looks at every pair once: differences of positions, and whether they are seen.
+    check_fits(
+        f"the block mask of {shape.text}",
+        shape.batch * shape.length**2 * 10,
+        device,
+        "take a shorter --seq-len",
+    )
     mask, mod = chosen(flags, shape, device)
     started = time.perf_counter()
     planned = plan(

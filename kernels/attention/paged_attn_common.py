@@ -69,7 +69,7 @@ class PagedCache:
         self.users = [0] * blocks
         self.filled = [0] * blocks
         self._hash_of: list[bytes | None] = [None] * blocks
-        self._known: dict[bytes, int] = {}
+        self._known: dict[bytes, dict[int, None]] = {}  # an ordered set: the same prefix may be there twice
         self._free = deque(range(blocks))
         self._unused: OrderedDict[int, None] = OrderedDict()
         self._held: dict[Hashable, _Held] = {}
@@ -198,9 +198,11 @@ class PagedCache:
         """The known blocks of a chain, up to the first one that is not known."""
         found = []
         for one in hashes:
-            if one not in self._known:
+            blocks = self._known.get(one)
+            if blocks is None:
                 break
-            found.append(self._known[one])
+            # One in use takes no room from anybody.
+            found.append(next((block for block in blocks if self.users[block]), next(iter(blocks))))
         return found
 
     def _take(self) -> int:
@@ -244,12 +246,14 @@ class PagedCache:
         self.filled[block] = count
 
     def _learn(self, block: int, hash_: bytes) -> None:
-        """A full block can be found from now on, unless another one with the same tokens can already."""
-        if hash_ not in self._known:
-            self._known[hash_], self._hash_of[block] = block, hash_
+        """A full block can be found from now on."""
+        self._hash_of[block] = hash_
+        self._known.setdefault(hash_, {})[block] = None
 
     def _forget(self, block: int) -> None:
         known = self._hash_of[block]
         assert known is not None
-        del self._known[known]
+        del self._known[known][block]
+        if not self._known[known]:
+            del self._known[known]
         self._hash_of[block] = None
