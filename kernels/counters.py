@@ -141,6 +141,44 @@ class KernelCounters:
         return self.best_seconds / self.last_seconds
 
 
+@dataclass(slots=True)
+class KVCacheCounters:
+    """The counters of one paged KV cache since its start, and what it holds now.
+
+    `queries` and `hits` count tokens of new sequences: all of them, and those whose K and V were found.
+    `evictions` counts blocks that could be found and were given to others, `copies` those that were copied
+    because two sequences shared them. `tokens` are those in blocks in use, shared ones once.
+    """
+
+    model_name: str
+    blocks: int = 0
+    block_size: int = 0
+    queries: int = 0
+    hits: int = 0
+    evictions: int = 0
+    copies: int = 0
+    blocks_in_use: int = 0
+    tokens: int = 0
+
+    @property
+    def fragmentation(self) -> float:
+        """Share of the slots of blocks in use that hold no token; 0 while none is in use."""
+        slots = self.blocks_in_use * self.block_size
+        return 1 - self.tokens / slots if slots else 0.0
+
+    def summary(self) -> dict[str, float]:
+        """The counters by name with their unit, as `Run.metrics` returns them."""
+        return {
+            "prefix_queries_tokens": self.queries,
+            "prefix_hits_tokens": self.hits,
+            "evicted_blocks": self.evictions,
+            "copied_blocks": self.copies,
+            "blocks": self.blocks,
+            "blocks_in_use": self.blocks_in_use,
+            "fragmentation_ratio": self.fragmentation,
+        }
+
+
 def best_seconds(
     bytes_moved: float, flops: float, bytes_per_second: float, flops_per_second: float
 ) -> float | None:

@@ -23,7 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from monitorgen import telemetry
-from monitorgen.kernels.counters import DecodeCounters, KernelCounters
+from monitorgen.kernels.counters import DecodeCounters, KernelCounters, KVCacheCounters
 from monitorgen.kernels.workload import UsageError
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
@@ -68,16 +68,30 @@ KERNEL_VALUES: Mapping[str, Callable[[KernelCounters], Series]] = {
         [] if k.expected is None else [((k.expected.source,), k.expected.seconds)]
     ),
 }
+KV_CACHE_VALUES: Mapping[str, Callable[[KVCacheCounters], float]] = {
+    "monitorgen_kv_prefix_cache_queries_total": lambda c: c.queries,
+    "monitorgen_kv_prefix_cache_hits_total": lambda c: c.hits,
+    "monitorgen_kv_cache_evictions_total": lambda c: c.evictions,
+    "monitorgen_kv_cache_copies_total": lambda c: c.copies,
+    "monitorgen_kv_cache_blocks": lambda c: c.blocks,
+    "monitorgen_kv_cache_blocks_in_use": lambda c: c.blocks_in_use,
+    "monitorgen_kv_cache_fragmentation_ratio": lambda c: c.fragmentation,
+}
 
 
 class Telemetry(Collector):
-    """A collector over decode loops and kernels: every scrape reads them anew.
+    """A collector over decode loops, kernels and paged KV caches: every scrape reads them anew.
 
     A family that needs a CUDA device appears only where a loop really runs from CUDA graphs.
     """
 
-    def __init__(self, decode: Sequence[DecodeCounters] = (), kernels: Sequence[KernelCounters] = ()) -> None:
-        self.decode, self.kernels = tuple(decode), tuple(kernels)
+    def __init__(
+        self,
+        decode: Sequence[DecodeCounters] = (),
+        kernels: Sequence[KernelCounters] = (),
+        caches: Sequence[KVCacheCounters] = (),
+    ) -> None:
+        self.decode, self.kernels, self.caches = tuple(decode), tuple(kernels), tuple(caches)
 
     def collect(self) -> Iterator[Family]:
         """The families that have an owner now."""
@@ -87,6 +101,11 @@ class Telemetry(Collector):
                 yield _decode_family(metric, owners)
         for metric in telemetry.KERNELS if self.kernels else ():
             yield _kernel_family(metric, self.kernels)
+        for metric in telemetry.KV_CACHE if self.caches else ():
+            family, value = _family(metric), KV_CACHE_VALUES[metric.name]
+            for cache in self.caches:
+                family.add_metric([cache.model_name], value(cache))
+            yield family
 
 
 def _decode_family(metric: telemetry.Metric, owners: Sequence[DecodeCounters]) -> Family:

@@ -138,5 +138,14 @@ WORKLOADS: tuple[Workload, ...] = (
             "cuda": "monitorgen.kernels.attention.cuda_mla_decode",
         },
     ),
+    Workload(
+        "flex_attention",
+        "attention",
+        "Masked attention: dense SDPA with the mask written out, against FlexAttention on live blocks only.",
+        {
+            "baseline": "monitorgen.kernels.attention.baseline_flex_attention",
+            "optimized": "monitorgen.kernels.attention.optimized_flex_attention",
+        },
+    ),
 )
 """Every workload that is bundled, in the order in which they are listed."""

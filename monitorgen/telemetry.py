@@ -196,4 +196,50 @@ KERNELS: tuple[Metric, ...] = (
     ),
 )
 
-METRICS: tuple[Metric, ...] = DECODE + KERNELS
+# Prefix queries and hits count tokens, as vLLM's own do, so that their ratio means the same.
+KV_CACHE: tuple[Metric, ...] = (
+    Metric(
+        "monitorgen_kv_prefix_cache_queries_total",
+        "counter",
+        "tokens",
+        "Tokens of new sequences, all of which were looked up in the paged KV cache.",
+    ),
+    Metric(
+        "monitorgen_kv_prefix_cache_hits_total",
+        "counter",
+        "tokens",
+        "Tokens of new sequences whose keys and values were found in the paged KV cache.",
+    ),
+    Metric(
+        "monitorgen_kv_cache_evictions_total",
+        "counter",
+        "number",
+        "Blocks of a known prefix that were given to another sequence.",
+    ),
+    Metric(
+        "monitorgen_kv_cache_copies_total",
+        "counter",
+        "number",
+        "Blocks copied because one of the sequences that share them wrote.",
+    ),
+    Metric(
+        "monitorgen_kv_cache_blocks",
+        "gauge",
+        "number",
+        "Blocks of the paged KV cache.",
+    ),
+    Metric(
+        "monitorgen_kv_cache_blocks_in_use",
+        "gauge",
+        "number",
+        "Blocks that a sequence holds, shared ones once; what is kept for later hits is not in use.",
+    ),
+    Metric(
+        "monitorgen_kv_cache_fragmentation_ratio",
+        "gauge",
+        "ratio",
+        "Share of the slots of blocks in use that hold no token; 0 while none is in use.",
+    ),
+)
+
+METRICS: tuple[Metric, ...] = DECODE + KERNELS + KV_CACHE

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from monitorgen import telemetry
 from monitorgen.catalog.userfile import read
 from monitorgen.cli.catalog import catalog
 from monitorgen.errors import InputError
@@ -32,7 +33,8 @@ def refused(*arguments: str) -> str:
 def test_list() -> None:
     text = ran("list")
     assert all(
-        reference in text for reference in ("vllm@0.9.2", "vllm@0.32.0", "prometheus@2", "workload@0.2")
+        reference in text
+        for reference in ("vllm@0.9.2", "vllm@0.32.0", "prometheus@2", f"workload@{telemetry.VERSION}")
     )
     rows = json.loads(ran("list", "--engine", "vllm", "--format", "json"))
     assert {row["engine"] for row in rows} == {"vllm"}

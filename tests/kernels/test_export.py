@@ -21,7 +21,13 @@ import pytest
 from monitorgen import telemetry
 from monitorgen.catalog import exposition
 from monitorgen.catalog.exposition import Exposed
-from monitorgen.kernels.counters import DecodeCounters, Expected, KernelCounters, best_seconds
+from monitorgen.kernels.counters import (
+    DecodeCounters,
+    Expected,
+    KernelCounters,
+    KVCacheCounters,
+    best_seconds,
+)
 from monitorgen.kernels.export import Telemetry, exporting, serve
 from monitorgen.kernels.workload import UsageError
 
@@ -69,8 +75,18 @@ def kernel() -> KernelCounters:
 
 
 @pytest.fixture
-def families(busy: DecodeCounters, kernel: KernelCounters) -> Iterator[dict[str, Exposed]]:
-    with serve([Telemetry([busy], [kernel])], 0) as port:
+def cache() -> KVCacheCounters:
+    """A paged KV cache with everything that can be counted: 9 tokens in 3 blocks of 4."""
+    return KVCacheCounters(
+        "tiny", blocks=10, block_size=4, queries=30, hits=8, evictions=2, copies=1, blocks_in_use=3, tokens=9
+    )
+
+
+@pytest.fixture
+def families(
+    busy: DecodeCounters, kernel: KernelCounters, cache: KVCacheCounters
+) -> Iterator[dict[str, Exposed]]:
+    with serve([Telemetry([busy], [kernel], [cache])], 0) as port:
         yield scrape(port)
 
 
@@ -123,6 +139,13 @@ def test_a_page_holds_exactly_the_declared_families(families: dict[str, Exposed]
         ("monitorgen_kernel_expected_seconds", {"kernel": "attend", "source": "startup"}, 1e-6),
         ("monitorgen_kernel_seconds_count", {"kernel": "attend"}, 1),
         ("monitorgen_kernel_seconds_bucket", {"le": "5e-06"}, 1),
+        ("monitorgen_kv_prefix_cache_queries_total", {"model_name": "tiny"}, 30),
+        ("monitorgen_kv_prefix_cache_hits_total", {}, 8),
+        ("monitorgen_kv_cache_evictions_total", {}, 2),
+        ("monitorgen_kv_cache_copies_total", {}, 1),
+        ("monitorgen_kv_cache_blocks", {}, 10),
+        ("monitorgen_kv_cache_blocks_in_use", {}, 3),
+        ("monitorgen_kv_cache_fragmentation_ratio", {}, 3 / 12),
     ],
 )
 def test_a_page_says_what_was_counted(
