@@ -54,8 +54,8 @@ class Shape:
         check.within("table_width", self.width, 1, (1 << 31) // self.page_size - 1)
         if self.max_length > self.width * self.page_size:
             raise ValueError(
-                f"max_length is {self.max_length}; supported: up to {self.width * self.page_size}, what a table "
-                f"of {self.width} pages of {self.page_size} tokens holds"
+                f"max_length is {self.max_length}; supported: up to {self.width * self.page_size}, what a "
+                f"table of {self.width} pages of {self.page_size} tokens holds"
             )
         if self.batch * self.kv_heads * self.max_length >= 1 << 34:
             raise ValueError(
@@ -118,9 +118,7 @@ class Plan:
             out = torch.empty_like(q)
         tensors = (q, k_pages, v_pages, table, lengths, out, lse, k_scale, v_scale)
         # What was seen before needs no second look: a look costs more than a launch.
-        known = tuple(
-            None if t is None else (t.shape, t.stride(), t.dtype, t.device) for t in tensors
-        )
+        known = tuple(None if t is None else (t.shape, t.stride(), t.dtype, t.device) for t in tensors)
         if known not in self.checked:
             self._check(*tensors)
             self.checked.add(known)
@@ -152,10 +150,10 @@ class Plan:
     ) -> None:  # fmt: skip
         shape, tuning = self.shape, self.tuning
         group = shape.heads // shape.kv_heads
-        rows = power(group)
+        rows, least = power(group), -(-tuning.least // tuning.unit)
         common: dict[str, Any] = {
             "BATCH": padded(shape.batch), "KV_HEADS": shape.kv_heads, "SHARE": group,
-            "D": shape.head_dim, "UNIT": tuning.unit, "LEAST": -(-tuning.least // tuning.unit),
+            "D": shape.head_dim, "UNIT": tuning.unit,
             "WINDOWED": shape.window > 0, "V_SCALES": 0 if v_scale is None else v_scale.numel(),
             "LSE": lse is not None, "PDL": tuning.pdl, "num_warps": tuning.warps,
         }  # fmt: skip
@@ -166,17 +164,17 @@ class Plan:
             q if k_scale is None else k_scale, q if v_scale is None else v_scale,
             self.scale if shape.softcap else self.scale * math.log2(math.e), float(shape.softcap),
             shape.window, shape.batch, shape.max_length, k_pages.shape[0], shape.width,
-            shape.page_size.bit_length() - 1,
+            shape.page_size.bit_length() - 1, least,
             GROUP=16, ROWS=rows, BLOCK=tuning.block,
-            PARTS=max(1, FUSED_NUMBERS // (rows * shape.head_dim)), STAGES=3, SOFTCAP=shape.softcap > 0,
+            PARTS=max(1, FUSED_NUMBERS // (rows * shape.head_dim)), SOFTCAP=shape.softcap > 0,
             K_SCALES=0 if k_scale is None else k_scale.numel(), FUSED=tuning.fused,
-            WIDE=INTERPRETED, num_stages=tuning.stages, **common, **launch,
+            WIDE=INTERPRETED and shape.dtype == torch.bfloat16, num_stages=tuning.stages, **common, **launch,
         )  # fmt: skip
         if not tuning.fused:
             kernels.join_kernel[(shape.heads, shape.batch)](
                 out, some_lse, self.sums, self.tops, lengths, q if v_scale is None else v_scale,
-                shape.window, shape.batch, shape.max_length, self.programs,
-                PARTS=JOINED, STAGES=1, **common, **launch,
+                shape.window, shape.batch, shape.max_length, self.programs, least,
+                PARTS=JOINED, **common, **launch,
             )  # fmt: skip
 
 
@@ -210,13 +208,23 @@ def plan(
     check.within("max_length", max_length, 1, (1 << 31) - 1)
     width = -(-max_length // page_size) if table_width is None else table_width
     shape = Shape(
-        batch, heads, kv_heads, head_dim, page_size, max_length, width, dtype, kv_dtype or dtype, window, softcap
+        batch,
+        heads,
+        kv_heads,
+        head_dim,
+        page_size,
+        max_length,
+        width,
+        dtype,
+        kv_dtype or dtype,
+        window,
+        softcap,
     )
     where = _resolve(torch.device(device))
-    check.check_arch(where, shape.kv_dtype)
     sms = torch.cuda.get_device_properties(where).multi_processor_count if where.type == "cuda" else 8
     seen = min(max_length, window) if window else max_length
     chosen = tuning or choose(head_dim, shape.kv_dtype.itemsize, batch * kv_heads * seen, sms)
+    check.check_arch(where, shape.kv_dtype, chosen.pdl)
     count = programs or sms * chosen.per_sm
     check.within("programs", count, 1, 1 << 16)
     group = heads // kv_heads

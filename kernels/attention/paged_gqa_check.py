@@ -52,16 +52,21 @@ def check_dtypes(dtype: torch.dtype, kv_dtype: torch.dtype) -> None:
         )
 
 
-def check_arch(device: torch.device, kv_dtype: torch.dtype) -> None:
-    """The kernels need sm_80, and sm_89 to read fp8. Raises ValueError."""
+def check_arch(device: torch.device, kv_dtype: torch.dtype, pdl: bool) -> None:
+    """The kernels need sm_80, sm_89 to read fp8, and sm_90 for dependent launch. Raises ValueError.
+
+    A CPU device is for Triton's interpreter, which has no dependent launch.
+    """
     if device.type != "cuda":
+        if pdl:
+            raise ValueError("tuning.pdl is True; supported on a CPU: False")
         return
     found = torch.cuda.get_device_capability(device)
-    least = (8, 9) if kv_dtype.itemsize == 1 else (8, 0)
+    least = (9, 0) if pdl else (8, 9) if kv_dtype.itemsize == 1 else (8, 0)
     if found < least:
         raise ValueError(
-            f"device is sm_{found[0]}{found[1]}; supported with kv_dtype {_name(kv_dtype)}: "
-            f"sm_{least[0]}{least[1]} and later"
+            f"device is sm_{found[0]}{found[1]}; supported with kv_dtype {_name(kv_dtype)}"
+            f"{' and tuning.pdl' if pdl else ''}: sm_{least[0]}{least[1]} and later"
         )
 
 
@@ -82,7 +87,9 @@ def check_tensor(
         raise ValueError(f"{argument} has strides {list(tensor.stride())}; supported: contiguous tensors")
 
 
-def check_scale(argument: str, scale: Tensor | None, kv_heads: int, kv_dtype: torch.dtype, device: torch.device) -> None:
+def check_scale(
+    argument: str, scale: Tensor | None, kv_heads: int, kv_dtype: torch.dtype, device: torch.device
+) -> None:
     """A float32 scale for the tensor, [1], or for each KV head, [Hk]; only with fp8. Raises ValueError."""
     if scale is None:
         return

@@ -1,15 +1,16 @@
 # mypy: ignore-errors
-# ruff: noqa: ANN001, ANN201, ANN202, N803, N806 - Triton's language is not Python's types; constants are in capitals
+# ruff: noqa: ANN001, ANN201, ANN202, N803 - Triton's language is not Python's types; constants are in capitals
 """Triton kernels of paged GQA decode: one token a sequence, split over its context.
 
 The work of a batch is a line of units: UNIT tokens of one KV head of one sequence, heads and sequences one
-after the other. A fixed grid of programs cuts that line into equal shares, whatever the lengths are, and every
-program finds its own share by itself from the lengths on the device. So ragged batches are balanced to a unit,
-nothing is read on the host, and a launch that was captured holds for other lengths.
+after the other. A fixed grid of programs cuts that line into equal shares, whatever the lengths are, and
+every program finds its own share by itself from the lengths on the device. So ragged batches are balanced
+to a unit, nothing is read on the host, and a launch that was captured holds for other lengths.
 
-The units of one (sequence, KV head) are a segment. A program that owns a whole segment writes the result; of a
-segment that several own, each writes a partial sum, and they are joined by their log-sum-exp in the order of
-the context: by the one that comes last (FUSED), or by a second kernel. Which one joins never changes a bit.
+The units of one (sequence, KV head) are a segment. A program that owns a whole segment writes the result;
+of a segment that several own, each writes a partial sum, and they are joined by their log-sum-exp in the
+order of the context: by the one that comes last (FUSED), or by a second kernel. Which one joins never
+changes a bit.
 
 A length that is negative or beyond the table, or a page that does not exist, gives NaN for its sequence: the
 device cannot raise, and must neither fault nor answer wrongly.
@@ -27,7 +28,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 def _span(length, capacity, window, UNIT: tl.constexpr, WINDOWED: tl.constexpr):
-    """(length, first token seen, first unit, units) of a sequence: one unit at least, so that someone writes it."""
+    """(length, first token seen, first unit, units) of a sequence; one unit at least, to be written."""
     length = tl.where((length < 0) | (length > capacity), 0, length)
     low = length * 0
     if WINDOWED:
@@ -50,25 +51,31 @@ def _line(
 
 
 @triton.jit
-def _shares(total, programs, LEAST: tl.constexpr):
-    """(active programs, units of each, how many have one more): at least LEAST units each where there are."""
-    active = tl.minimum(programs, (total + LEAST - 1) // LEAST)
+def _shares(total, programs, least):
+    """(active programs, units of each, how many have one more): each has `least` units, but for rounding."""
+    active = tl.minimum(programs, (total + least - 1) // least)
     return active, total // active, total % active
 
 
 @triton.jit
 def _owner(unit, share, more):
     """The program whose share a unit is in."""
-    return tl.where(unit < more * (share + 1), unit // (share + 1), more + (unit - more * (share + 1)) // share)
+    return tl.where(
+        unit < more * (share + 1), unit // (share + 1), more + (unit - more * (share + 1)) // share
+    )
 
 
 @triton.jit
 def _dot(a, b, acc, WIDE: tl.constexpr):
-    """acc + a @ b in float32."""
+    """acc + a @ b, a rounded to b's type, sums in float32.
+
+    WIDE is for bf16 in Triton's interpreter, whose dot takes the bits of bf16 for integers and whose casts
+    cut them off instead of rounding.
+    """
     if WIDE:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
     else:
-        return tl.dot(a, b, acc)
+        return tl.dot(a.to(b.dtype), b, acc)
 
 
 @triton.jit
@@ -80,8 +87,7 @@ def _attend(
     """Sums over the tokens [begin, end) that are not before `low`: acc [GROUP, D], top and weight [GROUP].
 
     acc / weight is the result; top is the maximum of the scores, in units of log2. `scale` holds log2(e)
-    unless there is a soft cap. WIDE is for Triton's interpreter, whose dot takes the bits of bf16 for integers:
-    operands are widened after they were rounded, which loses nothing.
+    unless there is a soft cap.
     """
     full = tl.arange(0, D)
     top = tl.full([GROUP], -float("inf"), tl.float32)
@@ -114,7 +120,7 @@ def _attend(
         old = tl.exp2(top - safe)
         weight = weight * old + tl.sum(share, 1)
         v = tl.load(v_ptr + base[:, None] + full[None, :], mask=read, other=0.0)
-        acc = _dot(share.to(q.dtype), v.to(q.dtype), acc * old[:, None], WIDE)
+        acc = _dot(share, v.to(q.dtype), acc * old[:, None], WIDE)
         top, page = new_top, next_page
     return acc, top, weight
 
@@ -131,19 +137,19 @@ def _finish(acc, top, weight, v_scale):
 @triton.jit
 def _join(
     sums_ptr, tops_ptr, head, first, last, v_scale,
-    SHARE: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr, STAGES: tl.constexpr,
+    SHARE: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """(result [ROWS, D], log-sum-exp [ROWS]) of the partial sums of programs first..last, PARTS at a time.
 
-    `head` [ROWS] are the query heads of the group to join. A program has two places: 0 for the segment that it
-    goes on with, 1 for the one that it leaves to others. Only the first of a segment's programs does not go
-    on with it.
+    `head` [ROWS] are the query heads of the group to join. A program has two places: 0 for the segment that
+    it goes on with, 1 for the one that it leaves to others. Only the first of a segment's programs does not
+    go on with it.
     """
     full = tl.arange(0, D)
     top = tl.full([ROWS], -float("inf"), tl.float32)
     weight = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, D], tl.float32)
-    for start in tl.range(first, last + 1, PARTS, num_stages=STAGES):
+    for start in tl.range(first, last + 1, PARTS, num_stages=1):
         program = start + tl.arange(0, PARTS)
         place = 2 * program + (program == first).to(tl.int32)
         ok = (program <= last)[:, None] & (head < SHARE)[None, :]  # [PARTS, ROWS]
@@ -166,9 +172,7 @@ def _join(
 
 
 @triton.jit
-def _write(
-    out_ptr, lse_ptr, out, lse, row, head, SHARE: tl.constexpr, D: tl.constexpr, LSE: tl.constexpr
-):
+def _write(out_ptr, lse_ptr, out, lse, row, head, SHARE: tl.constexpr, D: tl.constexpr, LSE: tl.constexpr):
     """Results of some query heads of one (sequence, KV head); `row` is where its first one is."""
     full = tl.arange(0, D)
     at = (row + head).to(tl.int64)[:, None] * D + full[None, :]
@@ -178,13 +182,13 @@ def _write(
 
 
 # Numbers are not specialised, so that no batch, context or page size compiles anew.
-@triton.jit(do_not_specialize=["batch", "capacity", "pages", "width", "window", "page_shift"])
+@triton.jit(do_not_specialize=["batch", "capacity", "pages", "width", "window", "page_shift", "least"])
 def split_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, sums_ptr, tops_ptr, arrived_ptr, lengths_ptr, table_ptr,
-    k_scale_ptr, v_scale_ptr, scale, softcap, window, batch, capacity, pages, width, page_shift,
+    k_scale_ptr, v_scale_ptr, scale, softcap, window, batch, capacity, pages, width, page_shift, least,
     BATCH: tl.constexpr, KV_HEADS: tl.constexpr, SHARE: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
     D: tl.constexpr, BLOCK: tl.constexpr, UNIT: tl.constexpr,
-    LEAST: tl.constexpr, PARTS: tl.constexpr, STAGES: tl.constexpr, WINDOWED: tl.constexpr, SOFTCAP: tl.constexpr,
+    PARTS: tl.constexpr, WINDOWED: tl.constexpr, SOFTCAP: tl.constexpr,
     K_SCALES: tl.constexpr, V_SCALES: tl.constexpr, LSE: tl.constexpr, FUSED: tl.constexpr,
     WIDE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -197,7 +201,7 @@ def split_kernel(
         gdc_wait()
     program = tl.program_id(0)
     ends = _line(lengths_ptr, batch, capacity, window, BATCH, KV_HEADS, UNIT, WINDOWED)
-    active, share, more = _shares(tl.max(ends, 0), tl.num_programs(0), LEAST)
+    active, share, more = _shares(tl.max(ends, 0), tl.num_programs(0), least)
     at = program * share + tl.minimum(program, more)
     stop = at + share + (program < more).to(tl.int32)
     stop = tl.where(program < active, stop, at)
@@ -244,28 +248,28 @@ def split_kernel(
                     tl.debug_barrier()
                     part_head = tl.arange(0, ROWS)
                     out, lse = _join(
-                        sums_ptr, tops_ptr, part_head, first, last, v_scale, SHARE, ROWS, D, PARTS, STAGES
+                        sums_ptr, tops_ptr, part_head, first, last, v_scale, SHARE, ROWS, D, PARTS
                     )
                     _write(out_ptr, lse_ptr, out, lse, row, part_head, SHARE, D, LSE)
                     tl.store(count_at, 0)  # as the next launch expects it
         at = until
 
 
-@triton.jit(do_not_specialize=["batch", "capacity", "window", "programs"])
+@triton.jit(do_not_specialize=["batch", "capacity", "window", "programs", "least"])
 def join_kernel(
-    out_ptr, lse_ptr, sums_ptr, tops_ptr, lengths_ptr, v_scale_ptr, window, batch, capacity, programs,
+    out_ptr, lse_ptr, sums_ptr, tops_ptr, lengths_ptr, v_scale_ptr, window, batch, capacity, programs, least,
     BATCH: tl.constexpr, KV_HEADS: tl.constexpr, SHARE: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr,
-    LEAST: tl.constexpr, PARTS: tl.constexpr, STAGES: tl.constexpr, WINDOWED: tl.constexpr,
+    PARTS: tl.constexpr, WINDOWED: tl.constexpr,
     V_SCALES: tl.constexpr, LSE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Joins the partial sums of one query head, if its segment was shared at all. Grid: (query heads, batch)."""
+    """Joins the partial sums of one query head, if its segment was shared. Grid: (query heads, batch)."""
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
     kv, seq = tl.program_id(0) // SHARE, tl.program_id(1)
     head = tl.program_id(0) % SHARE + tl.arange(0, 1)
     ends = _line(lengths_ptr, batch, capacity, window, BATCH, KV_HEADS, UNIT, WINDOWED)
-    _, share, more = _shares(tl.max(ends, 0), programs, LEAST)
+    _, share, more = _shares(tl.max(ends, 0), programs, least)
     before = tl.max(tl.where(tl.arange(0, BATCH) < seq, ends, 0), 0)
     _, _, _, units = _span(tl.load(lengths_ptr + seq), capacity, window, UNIT, WINDOWED)
     segment = before + kv * units
@@ -274,5 +278,5 @@ def join_kernel(
         v_scale = 1.0
         if V_SCALES:
             v_scale = tl.load(v_scale_ptr + (kv if V_SCALES > 1 else 0))
-        out, lse = _join(sums_ptr, tops_ptr, head, first, last, v_scale, SHARE, 1, D, PARTS, STAGES)
+        out, lse = _join(sums_ptr, tops_ptr, head, first, last, v_scale, SHARE, 1, D, PARTS)
         _write(out_ptr, lse_ptr, out, lse, (seq * KV_HEADS + kv) * SHARE, head, SHARE, D, LSE)

@@ -76,7 +76,8 @@ def load_table(path: Path) -> Mapping[tuple[int, int, int], Tuning]:
     try:
         entries: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["tunings"]
         return {
-            (entry["head_dim"], entry["kv_bytes"], entry["tokens"]): Tuning(**entry["tuning"]) for entry in entries
+            (entry["head_dim"], entry["kv_bytes"], entry["tokens"]): Tuning(**entry["tuning"])
+            for entry in entries
         }
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"the tunings in {path} cannot be read: {error!r}") from None
@@ -90,4 +91,10 @@ def choose(head_dim: int, kv_bytes: int, tokens: int, sms: int, path: Path = TAB
 
 def entry(head_dim: int, kv_bytes: int, tokens: int, tuning: Tuning, **measured: Any) -> dict[str, Any]:
     """A line of the table."""
-    return {"head_dim": head_dim, "kv_bytes": kv_bytes, "tokens": tokens, "tuning": asdict(tuning), **measured}
+    return {
+        "head_dim": head_dim,
+        "kv_bytes": kv_bytes,
+        "tokens": tokens,
+        "tuning": asdict(tuning),
+        **measured,
+    }

@@ -1,8 +1,9 @@
 """What attention is, in float64: every kernel of this room is compared with it.
 
-It is computed where its tensors are, in tests on the CPU. Nothing here is fast. Softmax of scores q . k * scale over the keys that a query may see, with an optional
-soft cap (Gemma 2: cap * tanh(score / cap)), a sliding window, grouped query heads (GQA), and the
-log-sum-exp of the scores, by which parts of a context are joined.
+It is computed where its tensors are, in tests on the CPU. Nothing here is fast. Softmax of scores
+q . k * scale over the keys that a query may see, with an optional soft cap (Gemma 2, arXiv 2408.00118:
+cap * tanh(score / cap)), a sliding window, grouped query heads (GQA), and the log-sum-exp of the scores,
+by which parts of a context are joined.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Attended:
-    """`out` [..., Dv] float64 and `lse` [...] float64: natural log of the sum of exp(score), -inf for no key."""
+    """`out` [..., Dv] and `lse` [...] in float64: natural log of the sum of exp(score), -inf for no key."""
 
     out: Tensor
     lse: Tensor
@@ -61,7 +62,7 @@ def attention(
 
 
 def gather(pages: Tensor, row: Tensor, length: int) -> Tensor:
-    """The first `length` tokens of a sequence, [H, length, D], from pages [N, page, H, D] and its table row."""
+    """The first `length` tokens of a sequence [H, length, D] from pages [N, page, H, D] by its table row."""
     page = pages.shape[1]
     used = row[: -(-length // page)].long().to(pages.device)
     tokens = pages[used].reshape(-1, *pages.shape[2:])[:length]

@@ -1,0 +1,137 @@
+"""Finds the fastest cut of paged GQA decode for shapes on this GPU."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monitorgen.kernels.attention.paged_case import Case, make_case
+from monitorgen.kernels.attention.paged_gqa import Plan, padded, plan
+from monitorgen.kernels.attention.paged_gqa_tuning import Tuning, choose, context_class, entry
+from monitorgen.kernels.attention.paged_timing import Flush, timed
+from monitorgen.kernels.decode.graphs import cuda
+
+# (block, warps, stages, most programs that an SM holds): what was seen to compile without spilling for sm_90.
+CUTS = (
+    (64, 4, 3, 3),
+    (64, 4, 4, 2),
+    (32, 4, 4, 3),
+    (32, 4, 3, 3),
+    (128, 8, 3, 1),
+    (64, 8, 4, 1),
+    (32, 2, 4, 4),
+)
+JOINS = ((True, False), (False, True))  # (fused, pdl)
+
+
+def compiled_cuts() -> Iterator[Tuning]:
+    """The cuts that differ in what is compiled, with as many programs for an SM as it holds."""
+    for (block, warps, stages, held), (fused, pdl) in product(CUTS, JOINS):
+        yield Tuning(block, 16, block, warps, stages, held, fused, pdl)
+
+
+def candidates(tokens: int, sms: int) -> Iterator[Tuning]:
+    """Cuts worth trying for a number of tokens (of all KV heads): other grids and shares if they matter."""
+    for cut in compiled_cuts():
+        held = cut.per_sm
+        for per_sm in sorted({1, held, 2 * held}) if cut.fused else (held,):
+            each = tokens / (sms * per_sm)
+            least = (cut.block,) if each > 4 * cut.block else (cut.block, 2 * cut.block, 4 * cut.block)
+            for tokens_least in least:
+                yield Tuning(
+                    cut.block, cut.unit, tokens_least, cut.warps, cut.stages, per_sm, cut.fused, cut.pdl
+                )
+
+
+def plan_for(case: Case, tuning: Tuning | None, **how: Any) -> Plan:
+    """A plan for a batch as it is."""
+    return plan(
+        batch=case.q.shape[0], heads=case.q.shape[1], kv_heads=case.k_pages.shape[2],
+        head_dim=case.q.shape[2], page_size=case.k_pages.shape[1], max_length=max([1, *case.host_lengths]),
+        table_width=case.table.shape[1],
+        dtype=case.q.dtype, kv_dtype=case.k_pages.dtype, device=case.q.device, tuning=tuning, **how,
+    )  # fmt: skip
+
+
+def tune_case(case: Case, flush: Flush, budget: float) -> list[tuple[Tuning, float]]:
+    """Every candidate with its microseconds, the fastest first, without those that the GPU cannot hold."""
+    sms = cuda.get_device_properties(case.q.device).multi_processor_count
+    out, found = torch.empty_like(case.q), []
+    tokens = case.k_pages.shape[2] * sum(case.host_lengths)
+    for tuning in candidates(tokens, sms):
+        made = plan_for(case, tuning)
+        try:
+            seconds = timed(
+                partial(made.run, case.q, case.k_pages, case.v_pages, case.table, case.lengths, out=out),
+                flush,
+                budget,
+            )
+        except Exception as error:
+            # Triton says so for a cut beyond the shared memory or the registers; anything else is a fault.
+            if type(error).__name__ != "OutOfResources":
+                raise
+            continue
+        found.append((tuning, seconds * 1e6))
+    return sorted(found, key=lambda pair: pair[1])
+
+
+def variants(batches: Sequence[Sequence[int]], tune: bool) -> list[tuple[int, Tuning]]:
+    """What has to be compiled for some batches (lengths of each): (padded batch, tuning)."""
+    sms = cuda.get_device_properties(cuda.current_device()).multi_processor_count
+    found: dict[tuple[Any, ...], tuple[int, Tuning]] = {}
+    for lengths in batches:
+        tuned = choose(128, 2, len(lengths) * 8 * max(lengths), sms)
+        for cut in (tuned, *(compiled_cuts() if tune else ())):
+            size = padded(len(lengths))
+            found[size, cut.block, cut.unit, cut.warps, cut.stages, cut.fused, cut.pdl] = (size, cut)
+    return list(found.values())
+
+
+def run_tiny(batch: int, tuning: Tuning) -> None:
+    """Compile a variant by running it on the smallest batch."""
+    case = make_case(
+        [1] * batch, heads=32, kv_heads=8, head_dim=128, page_size=16, device="cuda", poison=False
+    )
+    plan_for(case, tuning).run(case.q, case.k_pages, case.v_pages, case.table, case.lengths)
+    cuda.synchronize()
+
+
+def write_table(path: Path, data: Mapping[str, Any], shapes: Sequence[tuple[str, Sequence[int]]]) -> None:
+    """The table for `paged_gqa_tuning.choose`: for each class of context, the cut that is best on average."""
+    kinds = {name: context_class(data["kv_heads"] * len(lengths) * max(lengths)) for name, lengths in shapes}
+    found: dict[int, dict[Tuning, list[float]]] = defaultdict(lambda: defaultdict(list))
+    count: dict[int, int] = defaultdict(int)
+    for row in data["tuned"]:
+        kind = kinds[row["shape"]]
+        count[kind] += 1
+        best = row["times"][0]["us"]
+        for cut in row["times"]:
+            tuning = Tuning(**{name: value for name, value in cut.items() if name != "us"})
+            found[kind][tuning].append(cut["us"] / best)
+    lines = []
+    for kind, cuts in sorted(found.items()):
+        # Only cuts that were tried at every shape of the class can be compared.
+        whole = {t: statistics.fmean(map(math.log, r)) for t, r in cuts.items() if len(r) == count[kind]}
+        if whole:
+            best_cut = min(whole, key=whole.__getitem__)
+            lines.append(
+                entry(
+                    data["head_dim"],
+                    2,
+                    kind,
+                    best_cut,
+                    over_best=math.exp(whole[best_cut]),
+                    shapes=count[kind],
+                )
+            )
+    text = {"gpu": data["gpu"], "torch": data["torch"], "tunings": lines}
+    path.write_text(json.dumps(text, indent=1) + "\n", "utf-8")
