@@ -86,9 +86,16 @@ def chosen(only: str | None) -> list[GridShape]:
 
 
 def measure_call(call: Callable[[], Any], flushes: Mapping[str, Flush], budget: float) -> dict[str, float]:
-    """Microseconds of a call: `dirty`, `clean`, and the same from a graph: `dirty_graph`, `clean_graph`."""
+    """Microseconds of a call: `dirty`, `clean`, and the same from a graph: `dirty_graph`, `clean_graph`.
+
+    Without the latter for what cannot be captured.
+    """
     found = {name: timed(call, flush, budget) * 1e6 for name, flush in flushes.items()}
-    graph = capture(call)
+    try:
+        graph = capture(call)
+    except RuntimeError as error:
+        click.echo(f"not captured: {error}".splitlines()[0][:200], err=True)
+        return found
     for name, flush in flushes.items():
         found[f"{name}_graph"] = timed(graph.replay, flush, budget) * 1e6
     return found
@@ -119,14 +126,11 @@ def compare(
         except Exception as error:
             # A peer that is missing or does not take the shape is told, and the others go on.
             row["failed"][peer] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    row["ratio"] = (
-        {
-            kind: min(times[kind] for times in row["peers"].values()) / row["ours"][kind]
-            for kind in row["ours"]
-        }
-        if row["peers"]
-        else {}
-    )
+    row["ratio"] = {
+        kind: min(times) / row["ours"][kind]
+        for kind in row["ours"]
+        if (times := [found[kind] for found in row["peers"].values() if kind in found])
+    }
     return row
 
 
@@ -135,13 +139,15 @@ def line(row: Mapping[str, Any], copy: float) -> str:
 
     def times(found: Mapping[str, float]) -> str:
         return " ".join(
-            f"{found[name]:.1f}/{found[name + '_graph']:.1f}" for name in FLUSHES if name in found
+            f"{found[name]:.1f}/{found.get(name + '_graph', math.nan):.1f}"
+            for name in FLUSHES
+            if name in found
         )
 
     tuning = row["tuning"]
     cut = f"b{tuning['block']}w{tuning['warps']}s{tuning['stages']}x{tuning['per_sm']}l{tuning['least']}"
     cut += ("" if tuning["fused"] else "+join") + ("+pdl" if tuning["pdl"] else "")
-    share = row["kv_bytes"] / (row["ours"]["dirty"] * 1e-6) / copy
+    share = row["kv_bytes"] / (next(iter(row["ours"].values())) * 1e-6) / copy
     parts = [f"{row['shape']:<20} {row['kv_bytes'] / 1e6:8.1f}MB ours {times(row['ours'])} {share:.0%} {cut}"]
     parts += [f"{peer} {times(found)}" for peer, found in row["peers"].items()]
     parts += [f"{peer} FAILED {why}" for peer, why in row["failed"].items()]
@@ -296,17 +302,19 @@ def _tune(
             say("no more time to tune")
             break
         try:
-            times = tuner.tune_case(shape.case(), flushes[kind], 4e-3)
+            times, failed = tuner.tune_case(shape.case(), flushes[kind], 4e-3)
+            best = times[0][0]
         except Exception as error:
             say(f"tuning {shape.name}: FAILED {type(error).__name__}: {error}"[:300])
             continue
-        best = times[0][0]
         found[shape.name] = best
+        if failed:
+            say(f"tuning {shape.name}: {len(failed)} failed, such as {failed[0]}"[:300])
         made.data["tuned"].append(
             {
                 "shape": shape.name,
-                "lengths": shape.batch,
-                "times": [{**asdict(t), "us": us} for t, us in times],
+                "times": [{**asdict(cut), "us": us} for cut, us in times],
+                "failed": [{**asdict(cut), "why": why} for cut, why in failed],
             }
         )
     made.write()

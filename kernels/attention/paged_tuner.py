@@ -30,6 +30,7 @@ CUTS = (
     (64, 8, 4, 1),
     (32, 2, 4, 4),
 )
+DIFFER = 6e-3  # of two ways in bf16, each within 4e-3 of the truth
 JOINS = ((True, False), (False, True))  # (fused, pdl)
 
 
@@ -62,26 +63,32 @@ def plan_for(case: Case, tuning: Tuning | None, **how: Any) -> Plan:
     )  # fmt: skip
 
 
-def tune_case(case: Case, flush: Flush, budget: float) -> list[tuple[Tuning, float]]:
-    """Every candidate with its microseconds, the fastest first, without those that the GPU cannot hold."""
+def tune_case(
+    case: Case, flush: Flush, budget: float
+) -> tuple[list[tuple[Tuning, float]], list[tuple[Tuning, str]]]:
+    """Every candidate with its microseconds, the fastest first; and those that failed, with the reason.
+
+    One that comes to another result than the untuned plan has failed, however fast it is.
+    """
     sms = cuda.get_device_properties(case.q.device).multi_processor_count
-    out, found = torch.empty_like(case.q), []
-    tokens = case.k_pages.shape[2] * sum(case.host_lengths)
-    for tuning in candidates(tokens, sms):
-        made = plan_for(case, tuning)
+    tensors = (case.q, case.k_pages, case.v_pages, case.table, case.lengths)
+    want = plan_for(case, None).run(*tensors).float()
+    found, failed = [], []
+    for tuning in candidates(case.k_pages.shape[2] * sum(case.host_lengths), sms):
+        out = torch.full_like(case.q, torch.nan)
         try:
-            seconds = timed(
-                partial(made.run, case.q, case.k_pages, case.v_pages, case.table, case.lengths, out=out),
-                flush,
-                budget,
-            )
+            made = plan_for(case, tuning)
+            seconds = timed(partial(made.run, *tensors, out=out), flush, budget)
         except Exception as error:
-            # Triton says so for a cut beyond the shared memory or the registers; anything else is a fault.
-            if type(error).__name__ != "OutOfResources":
-                raise
+            # Told with the results: a cut may need more shared memory or registers than there are.
+            failed.append((tuning, f"{type(error).__name__}: {error}".splitlines()[0][:200]))
             continue
-        found.append((tuning, seconds * 1e6))
-    return sorted(found, key=lambda pair: pair[1])
+        apart = float((out.float() - want).norm() / want.norm())
+        if apart <= DIFFER:
+            found.append((tuning, seconds * 1e6))
+        else:
+            failed.append((tuning, f"{apart:.2e} from the untuned plan's result"))
+    return sorted(found, key=lambda pair: pair[1]), failed
 
 
 def variants(batches: Sequence[Sequence[int]], tune: bool) -> list[tuple[int, Tuning]]:
