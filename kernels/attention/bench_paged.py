@@ -30,6 +30,7 @@ import torch
 from monitorgen.kernels.attention import paged_tuner as tuner
 from monitorgen.kernels.attention.paged_case import Case, make_case
 from monitorgen.kernels.attention.paged_checks import GPU_CHECKS, checks, compile_check
+from monitorgen.kernels.attention.paged_gqa_tuning import choose
 from monitorgen.kernels.attention.paged_peers import PEERS
 from monitorgen.kernels.attention.paged_timing import FLUSHES, Flush, timed
 from monitorgen.kernels.command import run
@@ -146,7 +147,7 @@ def line(row: Mapping[str, Any], copy: float) -> str:
 
     tuning = row["tuning"]
     cut = f"b{tuning['block']}w{tuning['warps']}s{tuning['stages']}x{tuning['per_sm']}l{tuning['least']}"
-    cut += ("" if tuning["fused"] else "+join") + ("+pdl" if tuning["pdl"] else "")
+    cut += f"t{tuning['toll']}" + ("" if tuning["fused"] else "+join") + ("+pdl" if tuning["pdl"] else "")
     share = row["kv_bytes"] / (next(iter(row["ours"].values())) * 1e-6) / copy
     parts = [f"{row['shape']:<20} {row['kv_bytes'] / 1e6:8.1f}MB ours {times(row['ours'])} {share:.0%} {cut}"]
     parts += [f"{peer} {times(found)}" for peer, found in row["peers"].items()]
@@ -260,8 +261,7 @@ def report(flags: Mapping[str, Any], say: Say) -> int:
         with suppress(subprocess.TimeoutExpired):
             job.wait(max(1.0, deadline - time.monotonic() - 30.0))
         if job.poll() is None:
-            job.kill()
-            say(f"{name} did not get ready in time")
+            say(f"{name} is still compiling; the first shape waits for it")
     for shape in shapes:
         if time.monotonic() > deadline:
             say(f"{flags['seconds']} s are over; {shape.name} and what follows was not timed")
@@ -275,6 +275,9 @@ def report(flags: Mapping[str, Any], say: Say) -> int:
         made.data["rows"].append(row)
         made.write()
         say(line(row, copy))
+    for job in warming.values():
+        if job.poll() is None:
+            job.kill()
     made.data["summary"] = summary(made.data["rows"])
     made.write()
     for name, found in made.data["summary"].items():
@@ -291,23 +294,25 @@ def _tune(
     shapes: Sequence[GridShape], flags: Mapping[str, Any], flushes: Mapping[str, Flush], made: Report,
     deadline: float, say: Say,
 ) -> dict[str, Any]:  # fmt: skip
-    """The best tuning of each shape, or none where the shape gets what `choose` says."""
+    """The tuning of each shape by the table that is written; none where a shape gets what it gets anyway.
+
+    Shapes of both page sizes are cut alike, so only one of them is tried.
+    """
     found: dict[str, Any] = {}
     if not flags["tune"]:
         return found
     kind = flags["tune_for"] if flags["tune_for"] in flushes else next(iter(flushes))
     started = time.monotonic()
-    for shape in shapes:
-        if time.monotonic() > deadline - 40.0:
+    tried = {shape.lengths: shape for shape in reversed(shapes)}
+    for shape in reversed(tried.values()):
+        if time.monotonic() > deadline - 0.4 * flags["seconds"]:
             say("no more time to tune")
             break
         try:
             times, failed = tuner.tune_case(shape.case(), flushes[kind], 4e-3)
-            best = times[0][0]
         except Exception as error:
             say(f"tuning {shape.name}: FAILED {type(error).__name__}: {error}"[:300])
             continue
-        found[shape.name] = best
         if failed:
             say(f"tuning {shape.name}: {len(failed)} failed, such as {failed[0]}"[:300])
         made.data["tuned"].append(
@@ -318,8 +323,11 @@ def _tune(
             }
         )
     made.write()
-    if flags["table"]:
-        tuner.write_table(Path(flags["table"]), made.data, [(s.name, s.lengths) for s in shapes])
+    table = Path(flags["table"] or f"{flags['out']}.table")
+    tuner.write_table(table, made.data, {shape.name: shape.lengths for shape in shapes})
+    sms = cuda.get_device_properties(cuda.current_device()).multi_processor_count
+    for shape in shapes:
+        found[shape.name] = choose(HEAD_DIM, 2, KV_HEADS * shape.batch, max(shape.lengths), sms, table)
     say(f"tuned in {time.monotonic() - started:.0f} s")
     return found
 
@@ -330,15 +338,21 @@ def _tune(
     "--only", help="Shapes whose names hold one of these words (commas between), such as `ragged,b1 `."
 )
 @click.option("--peers", default="fa3,flashinfer", show_default=True, help="Peers to time; empty for none.")
-@click.option("--tune/--no-tune", default=True, show_default=True, help="Try all cuts and take the best.")
+@click.option(
+    "--tune/--no-tune", default=True, show_default=True, help="Try all cuts and take the best table."
+)
 @click.option("--tune-for", type=click.Choice(list(FLUSHES)), default="dirty", show_default=True)
-@click.option("--table", type=click.Path(), help="Where to write the best cut of each class of shapes.")
+@click.option(
+    "--table",
+    type=click.Path(),
+    help="Where to write the best cut of each class of shapes.  [default: FILE.table]",
+)
 @click.option("--flush", type=click.Choice([*FLUSHES, "both"]), default="both", show_default=True)
 @click.option("--checks/--no-checks", default=True, show_default=True, help="Compare with float64 first.")
 @click.option("--budget", default=15.0, show_default=True, help="Milliseconds of device time a measurement.")
 @click.option("--seconds", default=95.0, show_default=True, help="No shape is started after this.")
 @click.option(
-    "--workers", type=click.IntRange(0), default=8, show_default=True, help="Processes that compile."
+    "--workers", type=click.IntRange(0), default=12, show_default=True, help="Processes that compile."
 )
 @click.option("--compile", "compiled", hidden=True, help="Compile a part of the variants: k/n.")
 @click.option("--warm", hidden=True, help="Let a peer compile what it needs.")

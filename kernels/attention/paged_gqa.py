@@ -164,7 +164,7 @@ class Plan:
             q if k_scale is None else k_scale, q if v_scale is None else v_scale,
             self.scale if shape.softcap else self.scale * math.log2(math.e), float(shape.softcap),
             shape.window, shape.batch, shape.max_length, k_pages.shape[0], shape.width,
-            shape.page_size.bit_length() - 1, least,
+            shape.page_size.bit_length() - 1, least, tuning.toll // tuning.unit,
             GROUP=16, ROWS=rows, BLOCK=tuning.block,
             PARTS=max(1, FUSED_NUMBERS // (rows * shape.head_dim)), SOFTCAP=shape.softcap > 0,
             K_SCALES=0 if k_scale is None else k_scale.numel(), FUSED=tuning.fused,
@@ -173,7 +173,8 @@ class Plan:
         if not tuning.fused:
             kernels.join_kernel[(shape.heads, shape.batch)](
                 out, some_lse, self.sums, self.tops, lengths, q if v_scale is None else v_scale,
-                shape.window, shape.batch, shape.max_length, self.programs, least,
+                shape.window, shape.batch, shape.max_length, self.programs // shape.kv_heads, least,
+                tuning.toll // tuning.unit,
                 PARTS=JOINED, **common, **launch,
             )  # fmt: skip
 
@@ -201,8 +202,8 @@ def plan(
     `max_length` is the longest context in tokens that any run will have, `table_width` the pages in a row of
     the table (as many as `max_length` needs unless given). `window` > 0: the token at the end of a sequence
     sees the last `window` tokens. `softcap` > 0 caps scores by cap * tanh(score / cap). `scale` multiplies
-    q . k, head_dim ** -0.5 unless given. `programs` is the grid, SMs times `tuning.per_sm` unless given.
-    Raises ValueError naming what is not supported.
+    q . k, head_dim ** -0.5 unless given. `programs` is the grid, SMs times `tuning.per_sm` unless
+    given, down to a multiple of the KV heads. Raises ValueError naming what is not supported.
     """
     check.one_of("page_size", page_size, check.PAGE_SIZES)
     check.within("max_length", max_length, 1, (1 << 31) - 1)
@@ -223,10 +224,11 @@ def plan(
     where = _resolve(torch.device(device))
     sms = torch.cuda.get_device_properties(where).multi_processor_count if where.type == "cuda" else 8
     seen = min(max_length, window) if window else max_length
-    chosen = tuning or choose(head_dim, shape.kv_dtype.itemsize, batch * kv_heads * seen, sms)
+    chosen = tuning or choose(head_dim, shape.kv_dtype.itemsize, batch * kv_heads, seen, sms)
     check.check_arch(where, shape.kv_dtype, chosen.pdl)
     count = programs or sms * chosen.per_sm
     check.within("programs", count, 1, 1 << 16)
+    count = max(1, count // kv_heads) * kv_heads
     group = heads // kv_heads
     return Plan(
         shape,

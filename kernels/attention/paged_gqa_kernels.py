@@ -2,15 +2,16 @@
 # ruff: noqa: ANN001, ANN201, ANN202, N803 - Triton's language is not Python's types; constants are in capitals
 """Triton kernels of paged GQA decode: one token a sequence, split over its context.
 
-The work of a batch is a line of units: UNIT tokens of one KV head of one sequence, heads and sequences one
-after the other. A fixed grid of programs cuts that line into equal shares, whatever the lengths are, and
-every program finds its own share by itself from the lengths on the device. So ragged batches are balanced
-to a unit, nothing is read on the host, and a launch that was captured holds for other lengths.
+The work of a batch is a line of units: UNIT tokens of a sequence, one sequence after the other. The programs
+of each KV head cut that line into equal shares, whatever the lengths are, and every program finds its own
+share by itself from the lengths on the device. So ragged batches are balanced to a unit, nothing is read on
+the host, and a launch that was captured holds for other lengths. A sequence starts with a toll, units without
+tokens: the time that it takes to begin with one. Programs of all KV heads go along side by side, since the
+heads of a token lie next to each other in memory.
 
-The units of one (sequence, KV head) are a segment. A program that owns a whole segment writes the result;
-of a segment that several own, each writes a partial sum, and they are joined by their log-sum-exp in the
-order of the context: by the one that comes last (FUSED), or by a second kernel. Which one joins never
-changes a bit.
+The units of one sequence are a segment. A program that owns a whole segment writes the result; of a segment
+that several own, each writes a partial sum, and they are joined by their log-sum-exp in the order of the
+context: by the one that comes last (FUSED), or by a second kernel. Which one joins never changes a bit.
 
 A length that is negative or beyond the table, or a page that does not exist, gives NaN for its sequence: the
 device cannot raise, and must neither fault nor answer wrongly.
@@ -40,26 +41,34 @@ def _span(length, capacity, window, UNIT: tl.constexpr, WINDOWED: tl.constexpr):
 
 @triton.jit
 def _line(
-    lengths_ptr, batch, capacity, window,
-    BATCH: tl.constexpr, KV_HEADS: tl.constexpr, UNIT: tl.constexpr, WINDOWED: tl.constexpr,
+    lengths_ptr, batch, capacity, window, toll,
+    BATCH: tl.constexpr, UNIT: tl.constexpr, WINDOWED: tl.constexpr,
 ):  # fmt: skip
     """Where on the line each sequence ends, [BATCH] int32; those beyond the batch have no units."""
     seq = tl.arange(0, BATCH)
     length = tl.load(lengths_ptr + seq, mask=seq < batch, other=0)
     _, _, _, units = _span(length, capacity, window, UNIT, WINDOWED)
-    return tl.cumsum(tl.where(seq < batch, units * KV_HEADS, 0), 0)
+    return tl.cumsum(tl.where(seq < batch, units + toll, 0), 0)
 
 
 @triton.jit
-def _shares(total, programs, least):
-    """(active programs, units of each, how many have one more): each has `least` units, but for rounding."""
-    active = tl.minimum(programs, (total + least - 1) // least)
+def _shares(total, chunks, least, batch):
+    """(chunks in use, units of each, how many have one more): each has `least` units, but for rounding.
+
+    An eighth of the chunks is given up if sequences of equal length are then cut into equal parts, or not cut
+    at all: a chunk with parts of two sequences takes longer than one.
+    """
+    active = tl.minimum(chunks, (total + least - 1) // least)
+    rounds = (batch + active - 1) // active  # sequences of a chunk, if there are more of them
+    even = tl.where(batch % rounds == 0, batch // rounds, active)
+    even = tl.where(active >= batch, active // batch * batch, even)
+    active = tl.where((active - even) * 8 <= active, even, active)
     return active, total // active, total % active
 
 
 @triton.jit
 def _owner(unit, share, more):
-    """The program whose share a unit is in."""
+    """The chunk that a unit is in."""
     return tl.where(
         unit < more * (share + 1), unit // (share + 1), more + (unit - more * (share + 1)) // share
     )
@@ -136,10 +145,10 @@ def _finish(acc, top, weight, v_scale):
 
 @triton.jit
 def _join(
-    sums_ptr, tops_ptr, head, first, last, v_scale,
-    SHARE: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr,
+    sums_ptr, tops_ptr, kv, head, first, last, v_scale,
+    KV_HEADS: tl.constexpr, SHARE: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """(result [ROWS, D], log-sum-exp [ROWS]) of the partial sums of programs first..last, PARTS at a time.
+    """(result [ROWS, D], log-sum-exp [ROWS]) of the partial sums of chunks first..last, PARTS at a time.
 
     `head` [ROWS] are the query heads of the group to join. A program has two places: 0 for the segment that
     it goes on with, 1 for the one that it leaves to others. Only the first of a segment's programs does not
@@ -150,9 +159,9 @@ def _join(
     weight = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, D], tl.float32)
     for start in tl.range(first, last + 1, PARTS, num_stages=1):
-        program = start + tl.arange(0, PARTS)
-        place = 2 * program + (program == first).to(tl.int32)
-        ok = (program <= last)[:, None] & (head < SHARE)[None, :]  # [PARTS, ROWS]
+        chunk = start + tl.arange(0, PARTS)
+        place = 2 * (chunk * KV_HEADS + kv) + (chunk == first).to(tl.int32)
+        ok = (chunk <= last)[:, None] & (head < SHARE)[None, :]  # [PARTS, ROWS]
         row = place[:, None] * SHARE + head[None, :]
         # Past L1, which does not see what other SMs have written.
         tops = tl.load(tops_ptr + 2 * row, mask=ok, other=-float("inf"), cache_modifier=".cg")
@@ -182,17 +191,19 @@ def _write(out_ptr, lse_ptr, out, lse, row, head, SHARE: tl.constexpr, D: tl.con
 
 
 # Numbers are not specialised, so that no batch, context or page size compiles anew.
-@triton.jit(do_not_specialize=["batch", "capacity", "pages", "width", "window", "page_shift", "least"])
+@triton.jit(
+    do_not_specialize=["batch", "capacity", "pages", "width", "window", "page_shift", "least", "toll"]
+)
 def split_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, sums_ptr, tops_ptr, arrived_ptr, lengths_ptr, table_ptr,
-    k_scale_ptr, v_scale_ptr, scale, softcap, window, batch, capacity, pages, width, page_shift, least,
+    k_scale_ptr, v_scale_ptr, scale, softcap, window, batch, capacity, pages, width, page_shift, least, toll,
     BATCH: tl.constexpr, KV_HEADS: tl.constexpr, SHARE: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
     D: tl.constexpr, BLOCK: tl.constexpr, UNIT: tl.constexpr,
     PARTS: tl.constexpr, WINDOWED: tl.constexpr, SOFTCAP: tl.constexpr,
     K_SCALES: tl.constexpr, V_SCALES: tl.constexpr, LSE: tl.constexpr, FUSED: tl.constexpr,
     WIDE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """The share of one program. Grid: (programs,).
+    """The share of one program. Grid: (chunks * KV_HEADS,), the KV heads of a chunk side by side.
 
     K_SCALES and V_SCALES are the numbers of scales: 0, 1, or one for each KV head.
     """
@@ -200,23 +211,23 @@ def split_kernel(
         gdc_launch_dependents()
         gdc_wait()
     program = tl.program_id(0)
-    ends = _line(lengths_ptr, batch, capacity, window, BATCH, KV_HEADS, UNIT, WINDOWED)
-    active, share, more = _shares(tl.max(ends, 0), tl.num_programs(0), least)
-    at = program * share + tl.minimum(program, more)
-    stop = at + share + (program < more).to(tl.int32)
-    stop = tl.where(program < active, stop, at)
+    chunk, kv = program // KV_HEADS, program % KV_HEADS
+    ends = _line(lengths_ptr, batch, capacity, window, toll, BATCH, UNIT, WINDOWED)
+    active, share, more = _shares(tl.max(ends, 0), tl.num_programs(0) // KV_HEADS, least, batch)
+    at = chunk * share + tl.minimum(chunk, more)
+    stop = at + share + (chunk < more).to(tl.int32)
+    stop = tl.where(chunk < active, stop, at)
     head, full = tl.arange(0, GROUP), tl.arange(0, D)
     head_ok = head < SHARE
     while at < stop:
         seq = tl.sum((ends <= at).to(tl.int32), 0)
-        before = tl.max(tl.where(ends <= at, ends, 0), 0)
+        segment = tl.max(tl.where(ends <= at, ends, 0), 0)
         said = tl.load(lengths_ptr + seq)
         length, low, first_unit, units = _span(said, capacity, window, UNIT, WINDOWED)
-        kv = (at - before) // units
-        segment = before + kv * units
-        until = tl.minimum(stop, segment + units)
-        begin = (first_unit + at - segment) * UNIT
-        end = tl.minimum((first_unit + until - segment) * UNIT, length)
+        segment_end = segment + toll + units
+        until = tl.minimum(stop, segment_end)
+        begin = (first_unit + tl.maximum(at - segment - toll, 0)) * UNIT
+        end = tl.minimum((first_unit + tl.maximum(until - segment - toll, 0)) * UNIT, length)
         row = (seq * KV_HEADS + kv) * SHARE  # the first query head
         q_at = q_ptr + (row + head).to(tl.int64)[:, None] * D + full[None, :]
         q = tl.load(q_at, mask=head_ok[:, None], other=0.0)
@@ -231,7 +242,7 @@ def split_kernel(
             page_shift, factor, softcap, GROUP, D, KV_HEADS, BLOCK, WINDOWED, SOFTCAP, WIDE,
         )  # fmt: skip
         weight = tl.where(said == length, weight, float("nan"))  # a length beyond the table
-        if until - at == units:
+        if until - at == toll + units:
             out, lse = _finish(acc, top, weight, v_scale)
             _write(out_ptr, lse_ptr, out, lse, row, head, SHARE, D, LSE)
         else:
@@ -241,23 +252,25 @@ def split_kernel(
             tl.store(tops_ptr + 2 * (place + head), top, mask=head_ok)
             tl.store(tops_ptr + 2 * (place + head) + 1, weight, mask=head_ok)
             if FUSED:
-                first, last = _owner(segment, share, more), _owner(segment + units - 1, share, more)
+                first, last = _owner(segment, share, more), _owner(segment_end - 1, share, more)
                 count_at = arrived_ptr + seq * KV_HEADS + kv
                 tl.debug_barrier()  # all threads' sums are written before this program is counted
                 if tl.atomic_add(count_at, 1, sem="acq_rel", scope="gpu") == last - first:
                     tl.debug_barrier()
                     part_head = tl.arange(0, ROWS)
                     out, lse = _join(
-                        sums_ptr, tops_ptr, part_head, first, last, v_scale, SHARE, ROWS, D, PARTS
-                    )
+                        sums_ptr, tops_ptr, kv, part_head, first, last, v_scale, KV_HEADS, SHARE, ROWS, D,
+                        PARTS,
+                    )  # fmt: skip
                     _write(out_ptr, lse_ptr, out, lse, row, part_head, SHARE, D, LSE)
                     tl.store(count_at, 0)  # as the next launch expects it
         at = until
 
 
-@triton.jit(do_not_specialize=["batch", "capacity", "window", "programs", "least"])
+@triton.jit(do_not_specialize=["batch", "capacity", "window", "chunks", "least", "toll"])
 def join_kernel(
-    out_ptr, lse_ptr, sums_ptr, tops_ptr, lengths_ptr, v_scale_ptr, window, batch, capacity, programs, least,
+    out_ptr, lse_ptr, sums_ptr, tops_ptr, lengths_ptr, v_scale_ptr, window, batch, capacity, chunks, least,
+    toll,
     BATCH: tl.constexpr, KV_HEADS: tl.constexpr, SHARE: tl.constexpr, D: tl.constexpr, UNIT: tl.constexpr,
     PARTS: tl.constexpr, WINDOWED: tl.constexpr,
     V_SCALES: tl.constexpr, LSE: tl.constexpr, PDL: tl.constexpr,
@@ -268,15 +281,14 @@ def join_kernel(
         gdc_wait()
     kv, seq = tl.program_id(0) // SHARE, tl.program_id(1)
     head = tl.program_id(0) % SHARE + tl.arange(0, 1)
-    ends = _line(lengths_ptr, batch, capacity, window, BATCH, KV_HEADS, UNIT, WINDOWED)
-    _, share, more = _shares(tl.max(ends, 0), programs, least)
-    before = tl.max(tl.where(tl.arange(0, BATCH) < seq, ends, 0), 0)
+    ends = _line(lengths_ptr, batch, capacity, window, toll, BATCH, UNIT, WINDOWED)
+    _, share, more = _shares(tl.max(ends, 0), chunks, least, batch)
+    segment = tl.max(tl.where(tl.arange(0, BATCH) < seq, ends, 0), 0)
     _, _, _, units = _span(tl.load(lengths_ptr + seq), capacity, window, UNIT, WINDOWED)
-    segment = before + kv * units
-    first, last = _owner(segment, share, more), _owner(segment + units - 1, share, more)
+    first, last = _owner(segment, share, more), _owner(segment + toll + units - 1, share, more)
     if last > first:
         v_scale = 1.0
         if V_SCALES:
             v_scale = tl.load(v_scale_ptr + (kv if V_SCALES > 1 else 0))
-        out, lse = _join(sums_ptr, tops_ptr, head, first, last, v_scale, SHARE, 1, D, PARTS)
+        out, lse = _join(sums_ptr, tops_ptr, kv, head, first, last, v_scale, KV_HEADS, SHARE, 1, D, PARTS)
         _write(out_ptr, lse_ptr, out, lse, (seq * KV_HEADS + kv) * SHARE, head, SHARE, D, LSE)

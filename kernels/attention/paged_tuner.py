@@ -7,8 +7,8 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +16,41 @@ import torch
 
 from monitorgen.kernels.attention.paged_case import Case, make_case
 from monitorgen.kernels.attention.paged_gqa import Plan, padded, plan
-from monitorgen.kernels.attention.paged_gqa_tuning import Tuning, choose, context_class, entry
+from monitorgen.kernels.attention.paged_gqa_tuning import Tuning, choose, entry, size_class
 from monitorgen.kernels.attention.paged_timing import Flush, timed
 from monitorgen.kernels.decode.graphs import cuda
 
-# (block, warps, stages, most programs that an SM holds): what was seen to compile without spilling for sm_90.
-CUTS = (
-    (64, 4, 3, 3),
-    (64, 4, 4, 2),
-    (32, 4, 4, 3),
-    (32, 4, 3, 3),
-    (128, 8, 3, 1),
-    (64, 8, 4, 1),
-    (32, 2, 4, 4),
-)
 DIFFER = 6e-3  # of two ways in bf16, each within 4e-3 of the truth
-JOINS = ((True, False), (False, True))  # (fused, pdl)
+
+# (block, warps, stages, programs that an SM holds, one kernel): seen to compile for sm_90 without spilling.
+CUTS = (
+    (64, 4, 3, 3, True), (64, 4, 4, 2, True), (64, 4, 5, 1, True), (32, 4, 4, 3, True), (128, 8, 3, 1, True),
+    (64, 4, 4, 2, False), (64, 4, 5, 1, False),
+)  # fmt: skip
 
 
 def compiled_cuts() -> Iterator[Tuning]:
     """The cuts that differ in what is compiled, with as many programs for an SM as it holds."""
-    for (block, warps, stages, held), (fused, pdl) in product(CUTS, JOINS):
-        yield Tuning(block, 16, block, warps, stages, held, fused, pdl)
+    for block, warps, stages, held, fused in CUTS:
+        yield Tuning(
+            block=block, least=block, warps=warps, stages=stages, per_sm=held, fused=fused, pdl=not fused
+        )
 
 
-def candidates(tokens: int, sms: int) -> Iterator[Tuning]:
-    """Cuts worth trying for a number of tokens (of all KV heads): other grids and shares if they matter."""
+def candidates(segments: int, context: int, sms: int, even: bool) -> Iterator[Tuning]:
+    """Cuts worth trying for `segments` (sequences times KV heads) of `context` tokens on average.
+
+    Other grids and least shares where they make a difference; other tolls for lengths that are not `even`.
+    """
     for cut in compiled_cuts():
-        held = cut.per_sm
-        for per_sm in sorted({1, held, 2 * held}) if cut.fused else (held,):
-            each = tokens / (sms * per_sm)
-            least = (cut.block,) if each > 4 * cut.block else (cut.block, 2 * cut.block, 4 * cut.block)
-            for tokens_least in least:
-                yield Tuning(
-                    cut.block, cut.unit, tokens_least, cut.warps, cut.stages, per_sm, cut.fused, cut.pdl
-                )
+        for per_sm in sorted({1, cut.per_sm}):
+            for least in (cut.block, 4 * cut.block, 16 * cut.block):
+                if least > cut.block and least * sms * per_sm < segments * context // 4:
+                    continue  # every share is larger anyway
+                if least > max(cut.block, context):
+                    continue
+                for toll in (64,) if even else (0, 64, 160):
+                    yield replace(cut, per_sm=per_sm, least=least, toll=toll)
 
 
 def plan_for(case: Case, tuning: Tuning | None, **how: Any) -> Plan:
@@ -74,7 +74,9 @@ def tune_case(
     tensors = (case.q, case.k_pages, case.v_pages, case.table, case.lengths)
     want = plan_for(case, None).run(*tensors).float()
     found, failed = [], []
-    for tuning in candidates(case.k_pages.shape[2] * sum(case.host_lengths), sms):
+    lengths, kv_heads = case.host_lengths, case.k_pages.shape[2]
+    mean = sum(lengths) // len(lengths)
+    for tuning in candidates(len(lengths) * kv_heads, mean, sms, len(set(lengths)) == 1):
         out = torch.full_like(case.q, torch.nan)
         try:
             made = plan_for(case, tuning)
@@ -96,7 +98,7 @@ def variants(batches: Sequence[Sequence[int]], tune: bool) -> list[tuple[int, Tu
     sms = cuda.get_device_properties(cuda.current_device()).multi_processor_count
     found: dict[tuple[Any, ...], tuple[int, Tuning]] = {}
     for lengths in batches:
-        tuned = choose(128, 2, len(lengths) * 8 * max(lengths), sms)
+        tuned = choose(128, 2, len(lengths) * 8, max(lengths), sms)
         for cut in (tuned, *(compiled_cuts() if tune else ())):
             size = padded(len(lengths))
             found[size, cut.block, cut.unit, cut.warps, cut.stages, cut.fused, cut.pdl] = (size, cut)
@@ -112,13 +114,13 @@ def run_tiny(batch: int, tuning: Tuning) -> None:
     cuda.synchronize()
 
 
-def write_table(path: Path, data: Mapping[str, Any], shapes: Sequence[tuple[str, Sequence[int]]]) -> None:
-    """The table for `paged_gqa_tuning.choose`: for each class of context, the cut that is best on average."""
-    kinds = {name: context_class(data["kv_heads"] * len(lengths) * max(lengths)) for name, lengths in shapes}
-    found: dict[int, dict[Tuning, list[float]]] = defaultdict(lambda: defaultdict(list))
-    count: dict[int, int] = defaultdict(int)
+def write_table(path: Path, data: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:
+    """The table for `paged_gqa_tuning.choose`: for each class of shapes, the cut that is best on average."""
+    found: dict[tuple[int, int], dict[Tuning, list[float]]] = defaultdict(lambda: defaultdict(list))
+    count: dict[tuple[int, int], int] = defaultdict(int)
     for row in data["tuned"]:
-        kind = kinds[row["shape"]]
+        lengths = shapes[row["shape"]]
+        kind = size_class(data["kv_heads"] * len(lengths)), size_class(max(lengths))
         count[kind] += 1
         best = row["times"][0]["us"]
         for cut in row["times"]:
@@ -129,16 +131,8 @@ def write_table(path: Path, data: Mapping[str, Any], shapes: Sequence[tuple[str,
         # Only cuts that were tried at every shape of the class can be compared.
         whole = {t: statistics.fmean(map(math.log, r)) for t, r in cuts.items() if len(r) == count[kind]}
         if whole:
-            best_cut = min(whole, key=whole.__getitem__)
-            lines.append(
-                entry(
-                    data["head_dim"],
-                    2,
-                    kind,
-                    best_cut,
-                    over_best=math.exp(whole[best_cut]),
-                    shapes=count[kind],
-                )
-            )
+            cut = min(whole, key=whole.__getitem__)
+            measured = {"over_best": math.exp(whole[cut]), "shapes": count[kind]}
+            lines.append(entry(data["head_dim"], 2, *kind, cut, **measured))
     text = {"gpu": data["gpu"], "torch": data["torch"], "tunings": lines}
     path.write_text(json.dumps(text, indent=1) + "\n", "utf-8")

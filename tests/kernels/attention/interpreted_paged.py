@@ -49,6 +49,10 @@ CHECKS = {
     "two kernels, fp8": replace(BASE, tuning=TWO, kv_dtype=FP8),
     "one program": replace(BASE, programs=1),
     "more programs than work": replace(BASE, programs=300, tuning=replace(CUT, least=1)),
+    "no toll": replace(BASE, batch=6, tuning=replace(CUT, toll=0), programs=10),
+    "a toll larger than a share": replace(BASE, tuning=replace(CUT, toll=160, least=16), programs=30),
+    "cut into equal parts": replace(BASE, batch=3, lengths=[97], programs=14),
+    "some to a chunk": replace(BASE, batch=6, lengths=[40], programs=7),
     "wide units": replace(BASE, tuning=replace(CUT, unit=64, least=64), programs=5),
     "all empty": replace(BASE, batch=3, lengths=[0]),
 }

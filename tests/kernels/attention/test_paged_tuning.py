@@ -16,9 +16,9 @@ from monitorgen.kernels.attention import bench_paged, paged_tuner  # noqa: E402
 from monitorgen.kernels.attention.paged_gqa_tuning import (  # noqa: E402
     Tuning,
     choose,
-    context_class,
     default_tuning,
     entry,
+    size_class,
 )
 
 
@@ -31,6 +31,7 @@ from monitorgen.kernels.attention.paged_gqa_tuning import (  # noqa: E402
         ({"stages": 0}, "tuning.stages is 0"),
         ({"per_sm": 0}, "tuning.per_sm is 0"),
         ({"least": 0}, "tuning.least is 0"),
+        ({"toll": -1}, "tuning.toll is -1"),
     ],
 )
 def test_cuts_that_cannot_be(changed: dict[str, Any], said: str) -> None:
@@ -38,34 +39,32 @@ def test_cuts_that_cannot_be(changed: dict[str, Any], said: str) -> None:
         Tuning(**changed)
 
 
-@pytest.mark.parametrize(("tokens", "bound"), [(1, 4096), (4096, 4096), (4097, 16384), (70000, 262144)])
-def test_classes_of_context(tokens: int, bound: int) -> None:
-    assert context_class(tokens) == bound
+@pytest.mark.parametrize(("number", "bound"), [(1, 1), (4, 4), (5, 16), (64, 64), (70000, 262144)])
+def test_classes_of_sizes(number: int, bound: int) -> None:
+    assert size_class(number) == bound
 
 
 @pytest.mark.parametrize("kv_bytes", [1, 2])
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 def test_tiles_fit_shared_memory(head_dim: int, kv_bytes: int) -> None:
-    for tokens in (100, 10**4, 10**6, 10**8):
-        cut = default_tuning(head_dim, kv_bytes, tokens, 132)
+    for segments, context in ((8, 100), (8, 10**5), (2048, 500), (2048, 10**5)):
+        cut = default_tuning(head_dim, kv_bytes, segments, context, 132)
         tile = 2 * cut.block * head_dim * kv_bytes
-        assert (
-            tile * (cut.stages - 1) * cut.per_sm <= 220_000
-        )  # keys and values in flight on an SM of 227 KiB
+        assert tile * (cut.stages - 1) * cut.per_sm <= 220_000  # keys and values in flight; an SM has 227 KiB
 
 
-def test_small_work_is_cut_finer() -> None:
-    small, large = (default_tuning(128, 2, tokens, 132) for tokens in (4096, 10**7))
-    assert small.least < large.least
+def test_small_work_is_cut_finer_and_few_segments_into_fewer_parts() -> None:
+    small, few, many = (default_tuning(128, 2, *size, 132) for size in ((8, 512), (8, 32768), (512, 4096)))
+    assert small.least < many.least
+    assert few.per_sm < many.per_sm
 
 
 def test_a_table_decides_for_its_class_and_no_other(tmp_path: Path) -> None:
     path, cut = tmp_path / "table.json", Tuning(block=128, warps=8, per_sm=1)
-    path.write_text(json.dumps({"tunings": [entry(128, 2, 16384, cut, over_best=1.0)]}))
-    assert choose(128, 2, 5000, 132, path) == cut
-    assert choose(128, 2, 4000, 132, path) == default_tuning(128, 2, 4000, 132)
-    assert choose(64, 2, 5000, 132, path) == default_tuning(64, 2, 5000, 132)
-    assert choose(128, 1, 5000, 132, path) == default_tuning(128, 1, 5000, 132)
+    path.write_text(json.dumps({"tunings": [entry(128, 2, 64, 16384, cut, over_best=1.0)]}))
+    assert choose(128, 2, 20, 5000, 132, path) == cut
+    for shape in ((128, 2, 20, 4000), (128, 2, 16, 5000), (64, 2, 20, 5000), (128, 1, 20, 5000)):
+        assert choose(*shape, 132, path) == default_tuning(*shape, 132)
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"tunings": [{"head_dim": 1}]}', "no"])
@@ -73,12 +72,12 @@ def test_a_file_that_is_no_table(tmp_path: Path, text: str) -> None:
     path = tmp_path / "table.json"
     path.write_text(text)
     with pytest.raises(ValueError, match="cannot be read"):
-        choose(128, 2, 5000, 132, path)
+        choose(128, 2, 8, 5000, 132, path)
 
 
 def test_the_bundled_table_can_be_read() -> None:
-    for tokens in (10, 10**4, 10**6, 10**8):
-        assert choose(128, 2, tokens, 132).block >= 16
+    for context in (10, 10**4, 10**6):
+        assert choose(128, 2, 8, context, 132).block >= 16
 
 
 def test_the_table_takes_the_cut_that_is_best_on_average(tmp_path: Path) -> None:
@@ -96,30 +95,27 @@ def test_the_table_takes_the_cut_that_is_best_on_average(tmp_path: Path) -> None
         ],
     }  # fmt: skip
     path = tmp_path / "table.json"
-    paged_tuner.write_table(path, data, [("first", [500]), ("second", [400]), ("long", [9000])])
-    assert choose(128, 2, 4000, 132, path) == two
-    assert choose(128, 2, 72000, 132, path) == one
-    assert [line["tokens"] for line in json.loads(path.read_text())["tunings"]] == [4096, 262144]
+    paged_tuner.write_table(path, data, {"first": [500, 7], "second": [400, 400], "long": [9000, 9]})
+    assert choose(128, 2, 16, 512, 132, path) == two
+    assert choose(128, 2, 16, 9000, 132, path) == one
+    lines = json.loads(path.read_text())["tunings"]
+    assert [(line["segments"], line["context"]) for line in lines] == [(16, 1024), (16, 16384)]
 
 
 def test_candidates_are_compiled_beforehand() -> None:
     compiled = {replace(cut, least=1, per_sm=1) for cut in paged_tuner.compiled_cuts()}
-    for tokens in (4096, 10**6, 10**8):
-        tried = list(paged_tuner.candidates(tokens, 132))
+    for even, shape in ((True, (8, 512)), (True, (2048, 32768)), (False, (64, 2000))):
+        tried = list(paged_tuner.candidates(*shape, 132, even))
         assert len(tried) == len(set(tried))
-        assert {replace(cut, least=1, per_sm=1) for cut in tried} == compiled
+        assert {replace(cut, least=1, per_sm=1, toll=64) for cut in tried} == compiled
 
 
 def test_the_grid_is_the_one_that_peers_were_measured_on() -> None:
     shapes = {shape.name: shape for shape in bench_paged.grid()}
     assert len(shapes) == 34
     # MB of keys and values of the ragged mixes, as the peers' record of them has it.
-    for name, megabytes in (
-        ("b8 ~2000", 130.5),
-        ("b32 ~1000", 210.4),
-        ("b64 ~4000", 1543.4),
-        ("b128 ~500", 338.3),
-    ):
+    mixes = {"b8 ~2000": 130.5, "b32 ~1000": 210.4, "b64 ~4000": 1543.4, "b128 ~500": 338.3}
+    for name, megabytes in mixes.items():
         assert round(4096 * sum(shapes[f"p16 ragged {name}"].lengths) / 1e6, 1) == megabytes
     assert shapes["p64 b16 s4096"].lengths == (4096,) * 16
 
