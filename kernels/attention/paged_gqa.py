@@ -22,7 +22,6 @@ from monitorgen.kernels.attention import paged_gqa_check as check
 from monitorgen.kernels.attention import paged_gqa_kernels as kernels
 from monitorgen.kernels.attention.paged_gqa_tuning import Tuning, choose
 
-FUSED_NUMBERS = 4096  # float32 numbers that are joined at a time: 32 registers of each of 128 threads
 JOINED = 32  # partial sums of one query head that the second kernel joins at a time
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -166,7 +165,7 @@ class Plan:
             shape.window, shape.batch, shape.max_length, k_pages.shape[0], shape.width,
             shape.page_size.bit_length() - 1, least, tuning.toll // tuning.unit,
             GROUP=16, ROWS=rows, BLOCK=tuning.block,
-            PARTS=max(1, FUSED_NUMBERS // (rows * shape.head_dim)), SOFTCAP=shape.softcap > 0,
+            PARTS=max(1, tuning.joined // (rows * shape.head_dim)), SOFTCAP=shape.softcap > 0,
             K_SCALES=0 if k_scale is None else k_scale.numel(), FUSED=tuning.fused,
             WIDE=INTERPRETED and shape.dtype == torch.bfloat16, num_stages=tuning.stages, **common, **launch,
         )  # fmt: skip

@@ -208,8 +208,9 @@ def split_kernel(
     K_SCALES and V_SCALES are the numbers of scales: 0, 1, or one for each KV head.
     """
     if PDL:
-        gdc_launch_dependents()
+        # In this order: when the second kernel starts, all that came before this one is in memory.
         gdc_wait()
+        gdc_launch_dependents()
     program = tl.program_id(0)
     chunk, kv = program // KV_HEADS, program % KV_HEADS
     ends = _line(lengths_ptr, batch, capacity, window, toll, BATCH, UNIT, WINDOWED)
@@ -278,7 +279,6 @@ def join_kernel(
     """Joins the partial sums of one query head, if its segment was shared. Grid: (query heads, batch)."""
     if PDL:
         gdc_launch_dependents()
-        gdc_wait()
     kv, seq = tl.program_id(0) // SHARE, tl.program_id(1)
     head = tl.program_id(0) % SHARE + tl.arange(0, 1)
     ends = _line(lengths_ptr, batch, capacity, window, toll, BATCH, UNIT, WINDOWED)
@@ -286,6 +286,8 @@ def join_kernel(
     segment = tl.max(tl.where(tl.arange(0, BATCH) < seq, ends, 0), 0)
     _, _, _, units = _span(tl.load(lengths_ptr + seq), capacity, window, UNIT, WINDOWED)
     first, last = _owner(segment, share, more), _owner(segment + toll + units - 1, share, more)
+    if PDL:
+        gdc_wait()  # lengths were there before the first kernel started; its sums are there only now
     if last > first:
         v_scale = 1.0
         if V_SCALES:

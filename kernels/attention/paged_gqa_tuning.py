@@ -16,8 +16,8 @@ class Tuning:
 
     `block` tokens are in a tile; `unit` tokens are what shares are counted in; a program gets `least` tokens
     or more, so that joining stays cheap; to begin with a sequence counts as `toll` tokens; `per_sm` programs
-    are launched for each SM. `fused` joins partial
-    sums in the same kernel. `pdl` is programmatic dependent launch.
+    are launched for each SM. `fused` joins partial sums in the same kernel, `joined` float32 numbers at a
+    time. `pdl` is programmatic dependent launch.
     """
 
     block: int = 64
@@ -28,11 +28,12 @@ class Tuning:
     stages: int = 4
     per_sm: int = 2
     fused: bool = True
+    joined: int = 4096
     pdl: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for what the kernel does not take."""
-        for name in ("block", "unit"):
+        for name in ("block", "unit", "joined"):
             value = getattr(self, name)
             if value < 16 or value & (value - 1):
                 raise ValueError(f"tuning.{name} is {value}; supported: powers of two from 16")
@@ -65,10 +66,10 @@ def default_tuning(head_dim: int, kv_bytes: int, segments: int, context: int, sm
     block = min(64, max(16, 16384 // (head_dim * 2))) * (2 if head_dim == 64 else 1)
     if segments * context <= 64 * sms:  # a tile of 32 an SM, or two
         small = min(block, 32)
-        return Tuning(block=small, least=small, stages=3, per_sm=2)
+        return Tuning(block=small, least=small, stages=4, per_sm=2)
     if segments < sms:
-        return Tuning(block=block, least=block, stages=5, per_sm=1)
-    return Tuning(block=block, least=4 * block, stages=4, per_sm=2)
+        return Tuning(block=block, least=block, stages=5, per_sm=1, joined=8192)
+    return Tuning(block=block, least=4 * block, stages=4, per_sm=2, joined=8192)
 
 
 Key = tuple[int, int, int, int]

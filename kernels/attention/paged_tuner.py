@@ -22,18 +22,31 @@ from monitorgen.kernels.decode.graphs import cuda
 
 DIFFER = 6e-3  # of two ways in bf16, each within 4e-3 of the truth
 
-# (block, warps, stages, programs that an SM holds, one kernel): seen to compile for sm_90 without spilling.
+# Block, warps, stages, programs that an SM holds, one kernel, numbers joined at a time: what was seen to
+# compile for sm_90 without spilling.
 CUTS = (
-    (64, 4, 3, 3, True), (64, 4, 4, 2, True), (64, 4, 5, 1, True), (32, 4, 4, 3, True), (128, 8, 3, 1, True),
-    (64, 4, 4, 2, False), (64, 4, 5, 1, False),
-)  # fmt: skip
+    (64, 4, 3, 3, True, 4096),
+    (64, 4, 4, 2, True, 8192),
+    (64, 4, 5, 1, True, 8192),
+    (32, 4, 4, 3, True, 4096),
+    (128, 8, 3, 1, True, 8192),
+    (64, 4, 4, 2, False, 4096),
+    (64, 4, 5, 1, False, 4096),
+)
 
 
 def compiled_cuts() -> Iterator[Tuning]:
     """The cuts that differ in what is compiled, with as many programs for an SM as it holds."""
-    for block, warps, stages, held, fused in CUTS:
+    for block, warps, stages, held, fused, joined in CUTS:
         yield Tuning(
-            block=block, least=block, warps=warps, stages=stages, per_sm=held, fused=fused, pdl=not fused
+            block=block,
+            least=block,
+            warps=warps,
+            stages=stages,
+            per_sm=held,
+            fused=fused,
+            pdl=not fused,
+            joined=joined,
         )
 
 
@@ -96,12 +109,12 @@ def tune_case(
 def variants(batches: Sequence[Sequence[int]], tune: bool) -> list[tuple[int, Tuning]]:
     """What has to be compiled for some batches (lengths of each): (padded batch, tuning)."""
     sms = cuda.get_device_properties(cuda.current_device()).multi_processor_count
-    found: dict[tuple[Any, ...], tuple[int, Tuning]] = {}
+    found: dict[tuple[int, Tuning], tuple[int, Tuning]] = {}
     for lengths in batches:
         tuned = choose(128, 2, len(lengths) * 8, max(lengths), sms)
         for cut in (tuned, *(compiled_cuts() if tune else ())):
             size = padded(len(lengths))
-            found[size, cut.block, cut.unit, cut.warps, cut.stages, cut.fused, cut.pdl] = (size, cut)
+            found[size, replace(cut, least=1, toll=0, per_sm=1)] = (size, cut)  # what is not compiled in
     return list(found.values())
 
 
