@@ -147,5 +147,14 @@ WORKLOADS: tuple[Workload, ...] = (
             "optimized": "monitorgen.kernels.attention.optimized_flex_attention",
         },
     ),
+    Workload(
+        "paged_attn",
+        "attention",
+        "Decode attention over a paged cache: SDPA over gathered pages, or Triton over the pages in place.",
+        {
+            "baseline": "monitorgen.kernels.attention.baseline_paged_attn",
+            "optimized": "monitorgen.kernels.attention.optimized_paged_attn",
+        },
+    ),
 )
 """Every workload that is bundled, in the order in which they are listed."""
