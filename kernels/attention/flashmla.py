@@ -91,7 +91,7 @@ def build(nvcc: Path, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch, library.name)
-            command: list[str | Path] = [nvcc, *FLAGS, "-o", made, SOURCE]
+            command: list[str | Path] = [nvcc, *FLAGS, "-o", made, SOURCE, "-ldl"]
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUILD_SECONDS)
             if done.returncode:
                 lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
