@@ -174,9 +174,24 @@ TestBooks.settings = settings(
 def test_equal_blocks_behind_different_ones_are_different() -> None:
     cache = PagedCache(8, 2)
     cache.add("a", [1, 1, 5, 5, 0])
-    assert cache.add("b", [2, 2, 5, 5, 0]) == 0
-    assert cache.add("c", [1, 1, 5, 5, 9]) == 4
+    assert cache.add("b", [2, 2, 0]) == 0
+    assert cache.add("c", [2, 2, 5, 5, 0]) == 2
+    cache.free("c")
+    assert cache.add("d", [1, 1, 5, 5, 9]) == 4
     assert block_hash(ROOT, [1, 23]) != block_hash(ROOT, [12, 3])
+
+
+def test_a_prefix_that_is_found_makes_no_room_for_what_follows() -> None:
+    cache = PagedCache(3, 2)
+    cache.add("a", [1, 1, 2])
+    cache.add("b", [3])
+    cache.free("a")
+    before = (cache.empty, cache.evictable, list(cache.users), cache.counters.summary())
+    with pytest.raises(OutOfBlocks, match="5 tokens need 2 more blocks of 2, 1 can be had"):
+        cache.add("c", [1, 1, 5, 5, 6])
+    assert (cache.empty, cache.evictable, list(cache.users), cache.counters.summary()) == before
+    assert cache.names == ("b",)
+    assert cache.add("c", [1, 1, 5]) == 2
 
 
 def test_the_last_token_is_always_computed() -> None:
@@ -226,7 +241,7 @@ torch = pytest.importorskip("torch", reason="the workloads' extra is not install
 
 from monitorgen.kernels.attention import masks, score_mods  # noqa: E402
 from monitorgen.kernels.attention.flex_attention_native import relative_error  # noqa: E402
-from monitorgen.kernels.attention.flex_reference import dense_mask, reference  # noqa: E402
+from monitorgen.kernels.attention.flex_reference import reference  # noqa: E402
 from monitorgen.kernels.attention.paged_kv import PagedKV, PagedView, attend  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -255,12 +270,17 @@ def filled(size: int) -> tuple[PagedCache, PagedKV, list[Any]]:
     return cache, pages, held
 
 
+def near_or_first(count: int) -> Any:
+    """A query sees 20 keys up to itself, and the first ones, even those that are later or do not exist."""
+    return masks.any_of(masks.sliding_window(20), lambda b, h, q, k: k < count)
+
+
 @pytest.mark.parametrize("size", [16, 32])
 @pytest.mark.parametrize("queries", [1, 3])
 def test_attention_over_pages_is_attention(size: int, queries: int) -> None:
     cache, pages, held = filled(size)
     width = -(-max(LENGTHS) // size)
-    mask = masks.any_of(masks.sliding_window(20), masks.all_of(masks.causal(), masks.prefix_lm(4)))
+    mask = near_or_first(30)
     mod = score_mods.alibi(score_mods.alibi_slopes(4))
     view = PagedView(cache, len(LENGTHS) + 1, queries, width, mask, CPU)
     rows = [row for row, length in enumerate(LENGTHS) if length >= queries]
@@ -279,19 +299,17 @@ def test_attention_over_pages_is_attention(size: int, queries: int) -> None:
 
 def test_only_pages_with_a_visible_key_are_listed() -> None:
     cache, _, _ = filled(16)
-    mask = masks.sliding_window(20)
-    view = PagedView(cache, len(LENGTHS), 1, 7, mask, CPU)
+    mask = near_or_first(14)
+    view = PagedView(cache, len(LENGTHS) + 1, 1, 7, mask, CPU)
     view.update(range(len(LENGTHS)), [n - 1 for n in LENGTHS], LENGTHS)
-    seen = dense_mask(mask, 1, 1, max(LENGTHS), max(LENGTHS))[0, 0]
     made = view.block_mask
     for row, length in enumerate(LENGTHS):
-        live = [
-            block for index, block in enumerate(cache.table(row))
-            if bool(seen[length - 1, index * 16 : (index + 1) * 16].any())
-        ]  # fmt: skip
+        keys = [key for key in range(length) if key > length - 1 - 20 or key < 14]
+        live = [cache.table(row)[index] for index in sorted({key // 16 for key in keys})]
         count = int(made.kv_num_blocks[row, 0, 0])
         assert made.kv_indices[row, 0, 0, :count].tolist() == live
-    assert made.kv_num_blocks.flatten().tolist() == [1, 1, 2, 2, 3]
+    # The last row has no sequence.
+    assert made.kv_num_blocks.flatten().tolist() == [1, 1, 2, 3, 4, 0]
 
 
 def test_a_copied_block_holds_what_the_shared_one_does() -> None:
