@@ -269,7 +269,7 @@ def _ceilings(device: str) -> dict[str, float]:
 
 def _go_on(run: PrefillRun, counters: KernelCounters, rate: float, end: float) -> None:
     """Call `rate` times a second until `end`. The error is measured anew every few seconds."""
-    pause, turn = threading.Event(), 0
+    pause = threading.Event()
     due = checked = time.monotonic()
     while (now := time.monotonic()) < end:
         if now < due:
@@ -277,7 +277,6 @@ def _go_on(run: PrefillRun, counters: KernelCounters, rate: float, end: float) -
             continue
         due = max(due + (1.0 / rate if rate else 0.0), now - 1.0)
         counters.call(timed(run))
-        turn += 1
         if now - checked >= 10.0:
             counters.error, checked = run.error(), time.monotonic()
 
