@@ -118,5 +118,15 @@ WORKLOADS: tuple[Workload, ...] = (
             "optimized": "monitorgen.kernels.decode.optimized_decode_throughput",
         },
     ),
+    Workload(
+        "flexdecoding",
+        "attention",
+        "Decoding over a static cache with a sliding window: eager, math only, FlexAttention in a CUDA graph.",
+        {
+            "baseline": "monitorgen.kernels.attention.baseline_flexdecoding",
+            "math": "monitorgen.kernels.attention.optimized_flexdecoding_math",
+            "optimized": "monitorgen.kernels.attention.optimized_flexdecoding",
+        },
+    ),
 )
 """Every workload that is bundled, in the order in which they are listed."""
