@@ -23,7 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from monitorgen import telemetry
-from monitorgen.kernels.counters import DecodeCounters, KernelCounters
+from monitorgen.kernels.counters import DecodeCounters, KernelCounters, RunnerCounters
 from monitorgen.kernels.workload import UsageError
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
@@ -58,16 +58,30 @@ KERNEL_VALUES: Mapping[str, Callable[[KernelCounters], Series]] = {
     "monitorgen_kernel_flops_total": lambda k: [((), k.flops_per_call * k.calls)],
     "monitorgen_kernel_roofline_ratio": lambda k: [] if k.roofline is None else [((), k.roofline)],
 }
+RUNNER_VALUES: Mapping[str, Callable[[RunnerCounters], Series]] = {
+    "monitorgen_runner_tokens_total": lambda r: [((), r.tokens)],
+    "monitorgen_runner_requests_total": lambda r: [((slo,), n) for slo, n in r.requests.items()],
+    "monitorgen_runner_parity_tokens_total": lambda r: [((result,), n) for result, n in r.parity.items()],
+}
+RUNNER_TIMES: Mapping[str, Callable[[RunnerCounters], tuple[list[int], float]]] = {
+    "monitorgen_runner_time_to_first_token_seconds": lambda r: (list(r.first_counts), r.first_seconds),
+    "monitorgen_runner_inter_token_latency_seconds": lambda r: (list(r.gap_counts), r.gap_seconds),
+}
 
 
 class Telemetry(Collector):
-    """A collector over decode loops and kernels: every scrape reads them anew.
+    """A collector over decode loops, kernels and runners: every scrape reads them anew.
 
     A family that needs a CUDA device appears only where a loop really runs from CUDA graphs.
     """
 
-    def __init__(self, decode: Sequence[DecodeCounters] = (), kernels: Sequence[KernelCounters] = ()) -> None:
-        self.decode, self.kernels = tuple(decode), tuple(kernels)
+    def __init__(
+        self,
+        decode: Sequence[DecodeCounters] = (),
+        kernels: Sequence[KernelCounters] = (),
+        runners: Sequence[RunnerCounters] = (),
+    ) -> None:
+        self.decode, self.kernels, self.runners = tuple(decode), tuple(kernels), tuple(runners)
 
     def collect(self) -> Iterator[Family]:
         """The families that have an owner now."""
@@ -77,11 +91,13 @@ class Telemetry(Collector):
                 yield _decode_family(metric, owners)
         for metric in telemetry.KERNELS if self.kernels else ():
             yield _kernel_family(metric, self.kernels)
+        for metric in telemetry.RUNNERS if self.runners else ():
+            yield _runner_family(metric, self.runners)
 
 
 def _decode_family(metric: telemetry.Metric, owners: Sequence[DecodeCounters]) -> Family:
     if metric.type == "histogram":
-        parts = [(c.model_name, list(c.step_counts), c.step_seconds) for c in owners]
+        parts = [((c.model_name,), list(c.step_counts), c.step_seconds) for c in owners]
         return _histogram(metric, parts)
     family = _family(metric)
     values = DECODE_VALUES[metric.name]
@@ -93,7 +109,7 @@ def _decode_family(metric: telemetry.Metric, owners: Sequence[DecodeCounters]) -
 
 def _kernel_family(metric: telemetry.Metric, owners: Sequence[KernelCounters]) -> Family:
     if metric.type == "histogram":
-        return _histogram(metric, [(k.kernel, list(k.counts), k.seconds) for k in owners])
+        return _histogram(metric, [((k.kernel,), list(k.counts), k.seconds) for k in owners])
     family = _family(metric)
     values = KERNEL_VALUES[metric.name]
     for kernel in owners:
@@ -102,17 +118,29 @@ def _kernel_family(metric: telemetry.Metric, owners: Sequence[KernelCounters]) -
     return family
 
 
+def _runner_family(metric: telemetry.Metric, owners: Sequence[RunnerCounters]) -> Family:
+    if metric.type == "histogram":
+        times = RUNNER_TIMES[metric.name]
+        return _histogram(metric, [((r.model_name, r.backend), *times(r)) for r in owners])
+    family = _family(metric)
+    values = RUNNER_VALUES[metric.name]
+    for runner in owners:
+        for labels, number in values(runner):
+            family.add_metric([runner.model_name, runner.backend, *labels], number)
+    return family
+
+
 def _family(metric: telemetry.Metric) -> CounterMetricFamily | GaugeMetricFamily:
     made = CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily
     return made(metric.name, metric.help, labels=metric.labels)
 
 
-def _histogram(metric: telemetry.Metric, parts: Iterable[tuple[str, list[int], float]]) -> Family:
+def _histogram(metric: telemetry.Metric, parts: Iterable[tuple[Sequence[str], list[int], float]]) -> Family:
     """Counts of single buckets become Prometheus' cumulative ones."""
     family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
     edges = [*map(str, metric.buckets), "+Inf"]
     for owner, counts, total in parts:
-        family.add_metric([owner], buckets=list(zip(edges, accumulate(counts), strict=True)), sum_value=total)
+        family.add_metric(owner, buckets=list(zip(edges, accumulate(counts), strict=True)), sum_value=total)
     return family
 
 

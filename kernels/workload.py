@@ -119,9 +119,15 @@ WORKLOADS: tuple[Workload, ...] = (
         },
     ),
     Workload(
+        "run_vllm_decoder",
+        "decode",
+        "Requests through each backend, or vLLM: latency, goodput, parity with native FlexAttention.",
+        {"optimized": "monitorgen.kernels.decode.run_vllm_decoder"},
+    ),
+    Workload(
         "flexdecoding",
         "attention",
-        "Decoding over a static cache with a sliding window: eager, math only, FlexAttention in a CUDA graph.",
+        "Decoding over a static cache: eager, math only, or FlexAttention's kernel in a CUDA graph.",
         {
             "baseline": "monitorgen.kernels.attention.baseline_flexdecoding",
             "math": "monitorgen.kernels.attention.optimized_flexdecoding_math",

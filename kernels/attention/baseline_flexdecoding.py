@@ -1,5 +1,4 @@
-"""Decoding as eager torch does it: the whole static cache under a mask, every kernel launched by the host.
-"""
+"""Decoding as eager torch does it: the whole static cache under a mask, every kernel launched by the host."""
 
 from __future__ import annotations
 
@@ -9,7 +8,9 @@ from collections.abc import Sequence
 from monitorgen.kernels.attention import flexdecoding_common as common
 from monitorgen.kernels.workload import Run
 
-command = common.make_command("baseline", "Decode eagerly: attention over the whole static cache under a mask.")
+command = common.make_command(
+    "baseline", "Decode eagerly: attention over the whole static cache under a mask."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,9 +1,10 @@
 """What the arms of FlexDecoding share: a ragged batch, prefilled once, that decodes the same tokens in each.
 
-baseline: eager torch over the whole static cache, launched kernel by kernel. math: products and a softmax over
-the visited blocks alone, in a CUDA graph. optimized: FlexAttention's decoding kernel over blocks that move on
-the device, our fused kernels for the rest, in a CUDA graph. On a CPU there are no graphs, and FlexAttention runs
-uncompiled unless `--compile` is given: the workload shows there that the tokens are the same, not how fast.
+baseline: eager torch over the whole static cache, launched kernel by kernel. math: products and a softmax
+over the visited blocks alone, in a CUDA graph. optimized: FlexAttention's decoding kernel over blocks that
+move on the device, our fused kernels for the rest, in a CUDA graph. On a CPU there are no graphs, and
+FlexAttention runs uncompiled unless `--compile` is given: there the workload shows that the tokens are the
+same, not how fast they come.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import random
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +62,8 @@ class FlexDecoding:
     @property
     def device(self) -> Literal["cpu", "cuda"]:
         """Where it runs."""
-        return self.decoder.device
+        found: Literal["cpu", "cuda"] = self.decoder.device
+        return found
 
     def contexts(self) -> list[list[int]]:
         """For each step, the tokens in the cache that each row can see before it."""
@@ -112,7 +114,7 @@ class FlexDecoding:
         return [list(row) for row in zip(*out, strict=True)]
 
     def logits_along(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """The logits of each step as this arm sees them, if `tokens` [B][T] are what is decoded: [B, T, V]."""
+        """The logits of each step in this arm if `tokens` [B][T] are decoded, [B, T, V] on the host."""
         self.reset()
         state, device, out = self.decoder.state, self.decoder.weights.device, []
         for column in zip(*tokens, strict=True):
@@ -140,10 +142,11 @@ class FlexDecoding:
         decoder = self.decoder
         found = decoder.counters.summary()
         kept = {name: found[name] for name in found if name.endswith("bytes") or name.startswith("capture")}
+        blocks = decoder.cache.page_size // BLOCK
         visited = blocks_visited(decoder.cache.page_size, decoder.window, BLOCK)
         return {
-            **kept, "prefill_seconds": self.seconds_of_prefill, "cache_blocks": decoder.cache.page_size // BLOCK,
-            "blocks_visited": decoder.cache.page_size // BLOCK if self.arm == "baseline" else visited,
+            **kept, "prefill_seconds": self.seconds_of_prefill, "cache_blocks": blocks,
+            "blocks_visited": blocks if self.arm == "baseline" else visited,
         }  # fmt: skip
 
     def close(self) -> None:
@@ -211,17 +214,18 @@ def build(
     prompts = prompts_of(flags, config.vocab)
     decoder = make_decoder(
         weights, WAY[arm], len(prompts), context=context, window=flags["window"],
-        graph=arm != "baseline" and weights.device.type == "cuda", compiled=flags["compile"], counters=counters,
+        graph=arm != "baseline" and weights.device.type == "cuda", compiled=flags["compile"],
+        counters=counters,
     )  # fmt: skip
     started = time.perf_counter()
-    first = decoder.admit(range(len(prompts)), prompts).argmax(-1)
+    first = decoder.admit(range(len(prompts)), prompts, flags["tokens"]).argmax(-1)
     if decoder.device == "cuda":
         cuda.synchronize()
     return FlexDecoding(arm, decoder, prompts, flags["tokens"], first, time.perf_counter() - started)
 
 
 def compare_arms(flags: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], Parity]:
-    """All arms on the same weights and prompts: time, launches and tokens of each, and how the tokens agree."""
+    """All arms on the same weights and prompts: time, launches, tokens; and how far the tokens agree."""
     weights = weights_of(flags, "optimized")
     found: dict[str, dict[str, Any]] = {}
     parity, baseline, reference = Parity(), None, torch.empty(0)
@@ -232,7 +236,9 @@ def compare_arms(flags: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], P
             baseline, reference = tokens, made.logits_along(tokens)
         else:
             for row, (mine, theirs) in enumerate(zip(tokens, baseline, strict=True)):
-                same = next((at for at, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b), len(mine))
+                same = next(
+                    (at for at, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b), len(mine)
+                )
                 # After a row's first difference its tokens come from other ones, and cannot be compared.
                 parity += compare_chosen(
                     reference[row, : same + 1], mine[: same + 1], weights.dtype, len(weights.layers),
@@ -257,7 +263,9 @@ def report(flags: Mapping[str, Any]) -> int:
     on_cuda = device.type == "cuda"
     base = found[NAMES["baseline"]]
     head = f"{'arm':<28} {'launches':>9} {'kernels':>8} {'operators':>9} {'us a step':>11} {'faster':>7}"
-    click.echo(f"{config.name} in {dtype} on {device}: batch {flags['batch']}, window {flags['window'] or 'none'}")
+    click.echo(
+        f"{config.name} in {dtype} on {device}: batch {flags['batch']}, window {flags['window'] or 'none'}"
+    )
     click.echo(f"{head}  blocks a row")
     for name, row in found.items():
         click.echo(
@@ -266,17 +274,24 @@ def report(flags: Mapping[str, Any]) -> int:
             f"{row['blocks_visited']} of {row['cache_blocks']}"
         )
     click.echo(
-        f"{parity.compared} tokens compared with the baseline's: {parity.equal} equal, {parity.near_ties} near "
-        f"ties, {parity.different} different; {base['decoded_tokens']} decoded by each arm"
+        f"{parity.compared} tokens compared with the baseline's: {parity.equal} equal, {parity.near_ties} "
+        f"near ties, {parity.different} different; {base['decoded_tokens']} decoded by each arm"
     )
     if not on_cuda:
         click.echo(CPU_NOTE, err=True)
     if parity.first:
         click.echo(parity.first, err=True)
     if flags["json_file"]:
-        told = {"workload": "flexdecoding", "model": config.name, "device": str(device), "dtype": str(dtype)}
-        flagged = {name: flags[name] for name in ("batch", "window", "tokens", "min_prompt", "max_prompt", "seed")}
-        Path(flags["json_file"]).write_text(json.dumps({**told, **flagged, "arms": found}) + "\n", "utf-8")
+        told: dict[str, Any] = {
+            "workload": "flexdecoding",
+            "model": config.name,
+            "device": str(device),
+            "dtype": str(dtype),
+        }
+        shape = ("batch", "window", "tokens", "min_prompt", "max_prompt", "seed")
+        told |= {name: flags[name] for name in shape}
+        told |= {"torch": torch.__version__, "parity": asdict(parity), "arms": found}
+        Path(flags["json_file"]).write_text(json.dumps(told) + "\n", "utf-8")
     return 1 if parity.different else 0
 
 
@@ -293,11 +308,15 @@ OPTIONS = (
     click.option(
         "--context", type=click.IntRange(1), help="Places a row in the cache.  [default: what is needed]"
     ),
-    click.option("--window", type=click.IntRange(0), default=0, help="Sliding window, in tokens.  [default: none]"),
+    click.option(
+        "--window", type=click.IntRange(0), default=0, help="Sliding window, in tokens.  [default: none]"
+    ),
     click.option("--compile", is_flag=True, help="Compile FlexAttention on a CPU too; on CUDA it always is."),
     click.option("--passes", type=click.IntRange(1), default=1, show_default=True, help="Runs to decode."),
     click.option("--profiling", is_flag=True, help="Compare all arms: kernels, launches, time, tokens."),
-    click.option("--repeats", type=click.IntRange(1), default=9, show_default=True, help="Runs timed for it."),
+    click.option(
+        "--repeats", type=click.IntRange(1), default=9, show_default=True, help="Runs timed for it."
+    ),
     click.option("--json", "json_file", type=click.Path(), help="Write what --profiling found to a file."),
 )
 

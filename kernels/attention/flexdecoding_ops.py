@@ -18,7 +18,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from monitorgen.kernels.attention.flexdecoding_blocks import BlockIndex
 from monitorgen.kernels.decode.model import Ops
 from monitorgen.kernels.decode.state import Cache, State, Workspace
-from monitorgen.kernels.decode.torch_ops import TorchOps, rotate
+from monitorgen.kernels.decode.torch_ops import rotate
 from monitorgen.kernels.decode.weights import Weights
 from monitorgen.kernels.workload import UsageError
 
@@ -36,40 +36,14 @@ def rotate_and_write(
     cos, sin = weights.cos[positions, None], weights.sin[positions, None]  # [B, 1, D / 2]
     cache.k[layer][page, :, positions] = rotate(k, cos, sin)
     cache.v[layer][page, :, positions] = v
-    return rotate(q, cos, sin)
-
-
-def held(cache: Cache, layer: int, batch: int) -> tuple[Tensor, Tensor]:
-    """Keys and values of the first `batch` slots, [B, Hkv, S, D] each: views."""
-    return cache.k[layer][:batch], cache.v[layer][:batch]
-
-
-class EagerOps(TorchOps):
-    """Plain torch over the whole static cache, with a mask: how eager decoders with static caches attend."""
-
-    name = "eager"
-
-    def __init__(self, weights: Weights, blocks: BlockIndex) -> None:
-        super().__init__(weights)
-        self.blocks = blocks
-
-    def attend(self, layer: int, cache: Cache, state: State, rows: Tensor, work: Workspace) -> None:
-        """Rotate, write, and attend to all of the cache under a mask of what each row sees."""
-        config, batch = self.config, rows.shape[0]
-        q = rotate_and_write(self.weights, layer, cache, state, rows, work)
-        keys, values = held(cache, layer, batch)
-        self.blocks.offset[:batch].copy_(state.positions[rows])
-        seen = self.blocks.seen(torch.arange(cache.page_size, device=q.device)[None])[:batch]  # [B, S]
-        # The queries that share a KV head are rows of one matrix, so that no head is copied.
-        grouped = q.view(batch, config.kv_heads, -1, config.head_dim)  # [B, Hkv, G, D]
-        found = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=seen[:, None, None])
-        work.attended.copy_(found.reshape(batch, -1))
+    turned: Tensor = rotate(q, cos, sin)
+    return turned
 
 
 class WindowedOps:
-    """What the math and the Flex ways share: other ops for all but attention, and blocks that move on.
+    """What the ways share: other ops for all but attention, and what a step knows of its rows' places.
 
-    The blocks are moved when a step embeds its tokens, which is the first thing that it does.
+    A step embeds its tokens first of all, and there its places are taken, once for all layers.
     """
 
     name = "windowed"
@@ -79,13 +53,18 @@ class WindowedOps:
         self.rotate: Rotate = rotate_and_write
 
     def workspace(self, rows: int, context: int) -> Workspace:
-        """A workspace; the parts that attention may need are its own."""
-        return self.base.workspace(rows, context)
+        """A workspace for batches of up to `rows` with up to `context` tokens each."""
+        made: Workspace = self.base.workspace(rows, context)
+        return made
 
     def embed(self, state: State, rows: Tensor, out: Tensor) -> None:
-        """The embedding of each row's token, [B, H]; the blocks move to the rows' positions."""
+        """The embedding of each row's token, [B, H]; takes the rows' places."""
         self.base.embed(state, rows, out)
-        self.blocks.move(state.positions[rows])
+        self.place(state.positions[rows])
+
+    def place(self, positions: Tensor) -> None:
+        """Let the queries stand at `positions` [B] in all layers of this step."""
+        self.blocks.move(positions)
 
     def norm_linear(self, x: Tensor, norm: Tensor, weight: Tensor, out: Tensor) -> None:
         """weight @ rms_norm(x), [B, out]."""
@@ -100,13 +79,13 @@ class WindowedOps:
         self.base.gate_up(x, norm, weight, out)
 
     def attend(self, layer: int, cache: Cache, state: State, rows: Tensor, work: Workspace) -> None:
-        """Rotate, write, attend."""
+        """Rotate, write, attend. `rows` must be all rows of the batch, each its slot's or scratch."""
         q = self.rotate(self.weights, layer, cache, state, rows, work)
-        keys, values = held(cache, layer, rows.shape[0])
-        self.attention(q, keys, values, work.attended)
+        batch = rows.shape[0]
+        self.attention(q, cache.k[layer][:batch], cache.v[layer][:batch], work.attended)
 
     def attention(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
-        """q [B, Hq, D] over keys and values [B, Hkv, S, D] into out [B, Hq D]."""
+        """q [B, Hq, D] over keys and values [B, Hkv, S, D], views of the cache, into out [B, Hq D]."""
         raise NotImplementedError
 
     def logits(self, x: Tensor, work: Workspace) -> None:
@@ -118,32 +97,60 @@ class WindowedOps:
         self.base.greedy(state, rows, work, chosen)
 
 
+class EagerOps(WindowedOps):
+    """Plain torch over the whole static cache under a mask: how eager decoders with static caches attend."""
+
+    name = "eager"
+
+    def place(self, positions: Tensor) -> None:
+        """One mask for all layers, [B, 1, 1, S]; blocks are not needed."""
+        self.blocks.offset.copy_(positions)
+        places = torch.arange(self.blocks.context, device=positions.device)
+        self.seen = self.blocks.seen(places[None])[:, None, None]
+
+    def attention(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
+        """torch's attention over all of the cache. The queries that share a KV head are rows of one matrix,
+        so that no head is copied."""
+        batch, heads, _, dim = keys.shape
+        grouped = q.reshape(batch, heads, -1, dim)  # [B, Hkv, G, D]
+        found = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.seen)
+        out.copy_(found.reshape(batch, -1))
+
+
 class MathOps(WindowedOps):
     """Products and a softmax, over the visited blocks alone: what a window leaves out is never read."""
 
     name = "math"
 
-    def attention(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
-        """Gather the visited blocks where there is a window, then scores, softmax, values."""
-        blocks, (batch, heads, size, dim) = self.blocks, keys.shape
-        places = torch.arange(size, device=q.device)[None]  # [1, S]
-        if blocks.window and blocks.visited * blocks.block < size:
-            listed = blocks.indices[:batch, 0, 0, : blocks.visited].long()  # [B, n]
-            inside = torch.arange(blocks.block, device=q.device)
-            places = (listed[:, :, None] * blocks.block + inside).flatten(1)  # [B, n block]
+    def place(self, positions: Tensor) -> None:
+        """Move the blocks; which places are read, [B, n block], and which of these are seen."""
+        blocks = self.blocks
+        blocks.move(positions)
+        self.listed: Tensor | None = None
+        places = torch.arange(blocks.context, device=positions.device)[None]  # [1, S]
+        counted: Tensor | bool = True
+        if blocks.visited * blocks.block < blocks.context:
+            self.listed = blocks.indices[:, 0, 0, : blocks.visited].long()  # [B, n]
+            inside = torch.arange(blocks.block, device=positions.device)
+            places = (self.listed[:, :, None] * blocks.block + inside).flatten(1)
             # Past a row's count its last block comes again, and must not be seen twice.
-            counted = (blocks.steps < blocks.counts[:batch, 0]).repeat_interleave(blocks.block, 1)
-            seen = blocks.seen(places)[:batch] & counted
+            counted = (blocks.steps < blocks.counts[:, 0]).repeat_interleave(blocks.block, 1)
+        self.seen = (blocks.seen(places) & counted)[:, None, None]  # [B, 1, 1, n block]
+
+    def attention(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
+        """Gather the visited blocks where that leaves any out, then scores, softmax, values."""
+        batch, heads, _, dim = keys.shape
+        if self.listed is not None:
             row = torch.arange(batch, device=q.device)[:, None]
             keys, values = (
-                t.view(batch, heads, -1, blocks.block, dim)[row, :, listed].transpose(1, 2).flatten(2, 3)
+                t.view(batch, heads, -1, self.blocks.block, dim)[row, :, self.listed]
+                .transpose(1, 2)
+                .flatten(2, 3)
                 for t in (keys, values)
             )  # [B, Hkv, n block, D]
-        else:
-            seen = blocks.seen(places)[:batch]
-        grouped = q.view(batch, heads, -1, dim)  # [B, Hkv, G, D]
+        grouped = q.reshape(batch, heads, -1, dim)  # [B, Hkv, G, D]
         scores = (grouped @ keys.transpose(-1, -2)).float() * dim**-0.5
-        weight = scores.masked_fill(~seen[:, None, None], -torch.inf).softmax(-1).to(values.dtype)
+        weight = scores.masked_fill(~self.seen, -torch.inf).softmax(-1).to(values.dtype)
         out.copy_((weight @ values).reshape(batch, -1))
 
 
@@ -168,12 +175,13 @@ class FlexOps(WindowedOps):
 
     def attention(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
         """FlexAttention's decoding kernel."""
-        self.kernel(q, keys, values, self.blocks.mask, out)
+        # A view made in the compiled part is what torch 2.13's C++ lowering of FlexAttention cannot read.
+        self.kernel(q[:, :, None], keys, values, self.blocks.mask, out)
 
 
 def flex_step(q: Tensor, keys: Tensor, values: Tensor, mask: Any, out: Tensor) -> None:
-    """FlexAttention of one query a row, q [B, Hq, D], into out [B, Hq D]."""
-    found: Any = flex_attention(q[:, :, None], keys, values, block_mask=mask, enable_gqa=True)
+    """FlexAttention of one query a row, q [B, Hq, 1, D], into out [B, Hq D]."""
+    found: Any = flex_attention(q, keys, values, block_mask=mask, enable_gqa=True)
     out.copy_(found.reshape(out.shape))
 
 

@@ -8,14 +8,20 @@ from typing import Any
 
 import torch
 
-LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
+LAUNCHES = (
+    "cudaLaunchKernel",
+    "cudaLaunchKernelExC",
+    "cuLaunchKernel",
+    "cuLaunchKernelEx",
+    "cudaGraphLaunch",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
     """Per decode step: calls that launch (a graph's replay is one), kernels that ran on the device whoever
-    launched them, and torch operators that the host went through. Both first ones are 0 on a CPU, which has no
-    kernels to launch."""
+    launched them, and torch operators that the host went through. On a CPU, which launches no kernels, the
+    first two are 0."""
 
     launches: float
     kernels: float

@@ -39,7 +39,8 @@ def logits_reference(weights: Weights, tokens: list[int], window: int = 0) -> Te
     cos, sin = weights.cos[:count, None].double(), weights.sin[:count, None].double()  # [T, 1, D / 2]
 
     def norm(x: Tensor, weight: Tensor) -> Tensor:
-        return x / (x.pow(2).mean(-1, keepdim=True) + config.norm_eps).sqrt() * weight.double()
+        scaled: Tensor = x / (x.pow(2).mean(-1, keepdim=True) + config.norm_eps).sqrt() * weight.double()
+        return scaled
 
     def turn(x: Tensor) -> Tensor:
         first, second = x.chunk(2, -1)
@@ -56,4 +57,5 @@ def logits_reference(weights: Weights, tokens: list[int], window: int = 0) -> Te
         x = x + attended @ layer.out.double().t()
         gate, up = (norm(x, layer.mlp_norm) @ layer.gate_up.double().t()).chunk(2, -1)
         x = x + (gate * gate.sigmoid() * up) @ layer.down.double().t()
-    return norm(x, weights.norm) @ weights.head.double().t()
+    logits: Tensor = norm(x, weights.norm) @ weights.head.double().t()
+    return logits

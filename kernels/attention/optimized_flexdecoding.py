@@ -1,5 +1,4 @@
-"""FlexDecoding: FlexAttention's decoding kernel, one mask whose blocks move on the device, one graph a step.
-"""
+"""FlexDecoding: FlexAttention's decoding kernel, a mask whose blocks move on the device, one graph a step."""
 
 from __future__ import annotations
 
@@ -9,7 +8,9 @@ from collections.abc import Sequence
 from monitorgen.kernels.attention import flexdecoding_common as common
 from monitorgen.kernels.workload import Run
 
-command = common.make_command("optimized", "Decode with FlexAttention's decoding kernel over the visited blocks.")
+command = common.make_command(
+    "optimized", "Decode with FlexAttention's decoding kernel over the visited blocks."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,4 @@
-"""Decoding with math only: products and a softmax over the blocks that a window leaves, in a CUDA graph.
-"""
+"""Decoding with math only: products and a softmax over the blocks that a window leaves, in a CUDA graph."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A decoder over a static cache: prompts in, then a token of every row a step, as one graph where there is one.
+"""A decoder over a static cache: prompts in, then a token of every row a step, on CUDA as one graph.
 
-Rows are fixed: row b is slot b. A row without a request idles on the scratch slot, so that the batch keeps its
-shape and one captured step serves whoever comes and goes.
+Rows are fixed: row b is slot b. A row without a request idles on the scratch slot, so that the batch keeps
+its shape and one captured step serves whoever comes and goes.
 """
 
 from __future__ import annotations
@@ -60,20 +60,24 @@ class StaticDecoder:
         """Where it runs."""
         return "cuda" if self.weights.device.type == "cuda" else "cpu"
 
-    def admit(self, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
+    def admit(self, slots: Sequence[int], prompts: Sequence[Sequence[int]], steps: int = 1) -> Tensor:
         """Fill slots with prompts and let their rows decode; the logits after each prompt, [n, V] float32.
 
         The likeliest token after each prompt becomes its row's next. Raises UsageError for a prompt that is
-        empty or leaves no room for a token.
+        empty or leaves no room for `steps` decode steps after it: a step itself checks nothing.
         """
         for prompt in prompts:
-            if not 0 < len(prompt) < self.context:
-                raise UsageError(f"a prompt of {len(prompt)} tokens: the cache holds {self.context} a row")
+            if not 0 < len(prompt) <= self.context - steps:
+                raise UsageError(
+                    f"a prompt of {len(prompt)} tokens and {steps} steps after it: the cache holds "
+                    f"{self.context} tokens a row"
+                )
         device, longest = self.weights.device, max(map(len, prompts))
         where = torch.tensor(list(slots), device=device)
-        padded = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], device=device)
+        filled = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
+        padded = torch.tensor(filled, device=device)  # [n, T]
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        logits = prefill(
+        logits: Tensor = prefill(
             self.weights, self.cache, self.state, where, padded, lengths, window=self.window, chunk=self.chunk
         )
         self.state.tokens[where] = logits.argmax(-1)
@@ -86,9 +90,7 @@ class StaticDecoder:
 
     def launch(self) -> None:
         """A step, kernel by kernel."""
-        decode_step(
-            self.weights, self.cache, self.state, self.rows, self.ops, self.work, self.chosen
-        )
+        decode_step(self.weights, self.cache, self.state, self.rows, self.ops, self.work, self.chosen)
 
     def step(self) -> None:
         """Decode one token of every row into `chosen`, without waiting for the device."""
@@ -104,7 +106,8 @@ class StaticDecoder:
         """
         forward(self.weights, self.cache, self.state, self.rows, self.ops, self.work)
         self.ops.logits(self.work.x, self.work)
-        return self.work.logits
+        found: Tensor = self.work.logits
+        return found
 
     def tensors(self) -> Iterator[Tensor]:
         """All tensors that it holds."""
@@ -121,12 +124,14 @@ class StaticDecoder:
 def make_ops(way: Way, weights: Weights, blocks: BlockIndex, rows: int, *, compiled: bool) -> Ops:
     """What computes a step. Raises UsageError for a way that cannot run here."""
     if way == "eager":
-        return EagerOps(weights, blocks)
+        return EagerOps(TorchOps(weights), weights, blocks)
     if way == "math":
         return MathOps(TorchOps(weights), weights, blocks)
     if way == "triton":
         if blocks.window:
-            raise UsageError(f"triton has no sliding window (window {blocks.window}); take eager, math or flex")
+            raise UsageError(
+                f"triton has no sliding window (window {blocks.window}); take eager, math or flex"
+            )
         return build_ops({"ops": "triton"}, weights, rows)[0]
     if weights.device.type != "cuda":
         return FlexOps(TorchOps(weights), weights, blocks, compiled=compiled)
@@ -147,8 +152,8 @@ def make_decoder(
 ) -> StaticDecoder:
     """A decoder with `slots` rows of up to `context` tokens each, all idle, with a captured step if `graph`.
 
-    `compiled` is for `flex` on a CPU: on CUDA it always is. Raises UsageError for a context beyond the model's
-    positions, and for a way that cannot run here.
+    `compiled` is for `flex` on a CPU: on CUDA it always is. Raises UsageError for a context beyond the
+    model's positions, and for a way that cannot run here.
     """
     config, device = weights.config, weights.device
     if context > weights.cos.shape[0]:

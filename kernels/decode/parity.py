@@ -47,7 +47,8 @@ def epsilon(logits: Tensor, dtype: torch.dtype, layers: int) -> Tensor:
     if dtype.itemsize != 2:
         return torch.zeros(logits.shape[:-1], device=logits.device)
     rms = logits.float().pow(2).mean(-1).sqrt()
-    return SIGMAS * math.sqrt(2) * logits_tolerance(dtype, layers) * rms
+    allowed: Tensor = SIGMAS * math.sqrt(2) * logits_tolerance(dtype, layers) * rms
+    return allowed
 
 
 def compare_chosen(
