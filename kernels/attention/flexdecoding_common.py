@@ -215,7 +215,7 @@ def build(
     decoder = make_decoder(
         weights, WAY[arm], len(prompts), context=context, window=flags["window"],
         graph=arm != "baseline" and weights.device.type == "cuda", compiled=flags["compile"],
-        counters=counters,
+        rest=flags["rest"], counters=counters,
     )  # fmt: skip
     started = time.perf_counter()
     first = decoder.admit(range(len(prompts)), prompts, flags["tokens"]).argmax(-1)
@@ -245,7 +245,7 @@ def compare_arms(flags: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], P
                     f"{NAMES[arm]}, row {row}: ",
                 )  # fmt: skip
         made.reset()
-        seconds = measure(made.step, weights.device, flags["repeats"])
+        seconds = measure(made.step, weights.device, flags["repeats"], warm_up=1)
         made.reset()
         launched = count_launched(made.decoder.step, min(8, made.tokens), on_cuda=made.device == "cuda")
         found[NAMES[arm]] = {
@@ -310,6 +310,13 @@ OPTIONS = (
     ),
     click.option(
         "--window", type=click.IntRange(0), default=0, help="Sliding window, in tokens.  [default: none]"
+    ),
+    click.option(
+        "--rest",
+        type=click.Choice(["auto", "torch", "triton", "triton-pdl"]),
+        default="auto",
+        show_default="triton on cuda, torch on cpu",
+        help="Optimized: what computes all but attention.",
     ),
     click.option("--compile", is_flag=True, help="Compile FlexAttention on a CPU too; on CUDA it always is."),
     click.option("--passes", type=click.IntRange(1), default=1, show_default=True, help="Runs to decode."),

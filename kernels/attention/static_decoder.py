@@ -121,8 +121,12 @@ class StaticDecoder:
             cuda.empty_cache()
 
 
-def make_ops(way: Way, weights: Weights, blocks: BlockIndex, rows: int, *, compiled: bool) -> Ops:
-    """What computes a step. Raises UsageError for a way that cannot run here."""
+def make_ops(
+    way: Way, weights: Weights, blocks: BlockIndex, rows: int, *, compiled: bool, rest: str = "auto"
+) -> Ops:
+    """What computes a step; `rest` is what computes all but attention beside `flex` on CUDA, `auto` being our
+    Triton kernels. Raises UsageError for a way that cannot run here.
+    """
     if way == "eager":
         return EagerOps(TorchOps(weights), weights, blocks)
     if way == "math":
@@ -133,9 +137,14 @@ def make_ops(way: Way, weights: Weights, blocks: BlockIndex, rows: int, *, compi
                 f"triton has no sliding window (window {blocks.window}); take eager, math or flex"
             )
         return build_ops({"ops": "triton"}, weights, rows)[0]
-    if weights.device.type != "cuda":
-        return FlexOps(TorchOps(weights), weights, blocks, compiled=compiled)
-    return FlexOps(build_ops({"ops": "triton"}, weights, rows)[0], weights, blocks, compiled=True)
+    on_cuda = weights.device.type == "cuda"
+    name = ("triton" if on_cuda else "torch") if rest == "auto" else rest
+    made = FlexOps(build_ops({"ops": name}, weights, rows)[0], weights, blocks, compiled=compiled or on_cuda)
+    if name.startswith("triton"):
+        from monitorgen.kernels.attention import flexdecoding_kernels
+
+        made.rotate = flexdecoding_kernels.rotate_and_write
+    return made
 
 
 def make_decoder(
@@ -148,12 +157,13 @@ def make_decoder(
     block: int = BLOCK,
     graph: bool = False,
     compiled: bool = False,
+    rest: str = "auto",
     counters: DecodeCounters | None = None,
 ) -> StaticDecoder:
     """A decoder with `slots` rows of up to `context` tokens each, all idle, with a captured step if `graph`.
 
-    `compiled` is for `flex` on a CPU: on CUDA it always is. Raises UsageError for a context beyond the
-    model's positions, and for a way that cannot run here.
+    `compiled` is for `flex` on a CPU: on CUDA it always is; `rest` as `make_ops` has it. Raises
+    UsageError for a context beyond the model's positions, and for a way that cannot run here.
     """
     config, device = weights.config, weights.device
     if context > weights.cos.shape[0]:
@@ -163,7 +173,7 @@ def make_decoder(
     # Whole blocks, so that no kernel has to ask where the cache ends.
     size = -(-context // block) * block
     blocks = BlockIndex(slots, size, window, block, device)
-    ops = make_ops(way, weights, blocks, slots, compiled=compiled)
+    ops = make_ops(way, weights, blocks, slots, compiled=compiled, rest=rest)
     cache = make_cache(config, slots, size, device=device, dtype=weights.dtype)
     state = make_state(slots, 1, slots, device)
     state.table[:, 0] = torch.arange(slots + 1, dtype=torch.int32, device=device)

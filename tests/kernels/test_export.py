@@ -21,7 +21,7 @@ import pytest
 from monitorgen import telemetry
 from monitorgen.catalog import exposition
 from monitorgen.catalog.exposition import Exposed
-from monitorgen.kernels.counters import DecodeCounters, KernelCounters, best_seconds
+from monitorgen.kernels.counters import DecodeCounters, KernelCounters, RunnerCounters, best_seconds
 from monitorgen.kernels.export import Telemetry, exporting, serve
 from monitorgen.kernels.workload import UsageError
 
@@ -67,8 +67,23 @@ def kernel() -> KernelCounters:
 
 
 @pytest.fixture
-def families(busy: DecodeCounters, kernel: KernelCounters) -> Iterator[dict[str, Exposed]]:
-    with serve([Telemetry([busy], [kernel])], 0) as port:
+def runner() -> RunnerCounters:
+    """A runner with two requests of which one was too slow, and tokens of all three verdicts."""
+    counters = RunnerCounters("tiny", "flex")
+    for first, gaps in ((0.05, [0.01]), (7.0, [0.0003, 0.3])):
+        counters.first_token(first)
+        for gap in gaps:
+            counters.next_token(gap)
+        counters.finished(first < 1)
+    counters.compared(3, 2, 1)
+    return counters
+
+
+@pytest.fixture
+def families(
+    busy: DecodeCounters, kernel: KernelCounters, runner: RunnerCounters
+) -> Iterator[dict[str, Exposed]]:
+    with serve([Telemetry([busy], [kernel], [runner])], 0) as port:
         yield scrape(port)
 
 
@@ -115,6 +130,17 @@ def test_a_page_holds_exactly_the_declared_families(families: dict[str, Exposed]
         ("monitorgen_kernel_roofline_ratio", {"kernel": "attend"}, 0.5),
         ("monitorgen_kernel_seconds_count", {"kernel": "attend"}, 1),
         ("monitorgen_kernel_seconds_bucket", {"le": "5e-06"}, 1),
+        ("monitorgen_runner_tokens_total", {"backend": "flex"}, 5),
+        ("monitorgen_runner_requests_total", {"slo": "met", "model_name": "tiny"}, 1),
+        ("monitorgen_runner_requests_total", {"slo": "missed"}, 1),
+        ("monitorgen_runner_parity_tokens_total", {"result": "equal"}, 3),
+        ("monitorgen_runner_parity_tokens_total", {"result": "near_tie"}, 2),
+        ("monitorgen_runner_parity_tokens_total", {"result": "different"}, 1),
+        ("monitorgen_runner_time_to_first_token_seconds_bucket", {"le": "0.05"}, 1),
+        ("monitorgen_runner_time_to_first_token_seconds_bucket", {"le": "10.0"}, 2),
+        ("monitorgen_runner_time_to_first_token_seconds_sum", {}, 7.05),
+        ("monitorgen_runner_inter_token_latency_seconds_bucket", {"le": "0.0005"}, 1),
+        ("monitorgen_runner_inter_token_latency_seconds_count", {}, 3),
     ],
 )
 def test_a_page_says_what_was_counted(
