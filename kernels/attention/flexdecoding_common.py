@@ -55,6 +55,7 @@ class FlexDecoding:
     decoder: StaticDecoder
     prompts: list[list[int]]
     tokens: int
+    lengths: Tensor  # [B] int64: of the prompts
     first: Tensor  # [B] int64: the token after each prompt, which the prefill chose
     seconds_of_prefill: float
     decoded: list[Tensor] = field(default_factory=list)
@@ -86,9 +87,8 @@ class FlexDecoding:
 
     def reset(self) -> None:
         """Back to the moment after the prefill."""
-        state, device = self.decoder.state, self.decoder.weights.device
-        state.positions[:-1] = torch.tensor([len(prompt) for prompt in self.prompts], device=device)
-        state.tokens[:-1] = self.first
+        self.decoder.state.positions[:-1] = self.lengths
+        self.decoder.state.tokens[:-1] = self.first
 
     def step(self) -> None:
         """One run: `tokens` decode steps, without waiting for the device."""
@@ -221,16 +221,20 @@ def build(
     first = decoder.admit(range(len(prompts)), prompts, flags["tokens"]).argmax(-1)
     if decoder.device == "cuda":
         cuda.synchronize()
-    return FlexDecoding(arm, decoder, prompts, flags["tokens"], first, time.perf_counter() - started)
+    lengths = decoder.state.positions[:-1].clone()
+    seconds = time.perf_counter() - started
+    return FlexDecoding(arm, decoder, prompts, flags["tokens"], lengths, first, seconds)
 
 
-def compare_arms(flags: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], Parity]:
+def compare_arms(
+    flags: Mapping[str, Any], counters: DecodeCounters | None = None
+) -> tuple[dict[str, dict[str, Any]], Parity]:
     """All arms on the same weights and prompts: time, launches, tokens; and how far the tokens agree."""
     weights = weights_of(flags, "optimized")
     found: dict[str, dict[str, Any]] = {}
     parity, baseline, reference = Parity(), None, torch.empty(0)
     for arm in WAY:
-        made = build(arm, flags, weights=weights)
+        made = build(arm, flags, counters, weights)
         tokens = made.decode()
         if baseline is None:
             baseline, reference = tokens, made.logits_along(tokens)
@@ -256,9 +260,9 @@ def compare_arms(flags: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], P
     return found, parity
 
 
-def report(flags: Mapping[str, Any]) -> int:
+def report(flags: Mapping[str, Any], counters: DecodeCounters | None = None) -> int:
     """Compare the arms, print a table, write JSON where asked; 1 if their tokens are not the same."""
-    found, parity = compare_arms(flags)
+    found, parity = compare_arms(flags, counters)
     device, config, dtype = resolve(flags)
     on_cuda = device.type == "cuda"
     base = found[NAMES["baseline"]]
@@ -332,7 +336,7 @@ def make_command(arm: Arm, help_text: str) -> click.Command:
     """The click command of an arm. All take the same flags, so that a comparison can give them to each."""
 
     def decode(**flags: Any) -> int:
-        return report(flags) if flags["profiling"] else execute(arm, flags)
+        return execute(arm, flags)
 
     callback: Any = prom_options(decode)
     for option in reversed(OPTIONS):
@@ -343,11 +347,13 @@ def make_command(arm: Arm, help_text: str) -> click.Command:
 
 
 def execute(arm: Arm, flags: Mapping[str, Any]) -> int:
-    """Decode with one arm, under an exporter if one is asked for."""
-    _, config, _, _ = check(arm, flags)
+    """Decode with one arm, or compare all of them; under an exporter if one is asked for."""
+    _, config, _, _ = check("optimized" if flags["profiling"] else arm, flags)
     counters = DecodeCounters(config.name)
     prom = {"port": flags["prom_port"], "duration": flags["prom_duration"], "host": flags["prom_host"]}
     with exporting(Telemetry([counters]), **prom):
+        if flags["profiling"]:
+            return report(flags, counters)
         made = build(arm, flags, counters)
         if made.device == "cpu":
             click.echo(CPU_NOTE, err=True)

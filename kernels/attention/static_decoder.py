@@ -184,6 +184,7 @@ def make_decoder(
         context=context, window=window, counters=counters or DecodeCounters(config.name),
     )  # fmt: skip
     _count_memory(made)
+    made.counters.mode = "eager"
     if graph:
         started = time.perf_counter()
         made.graph = capture(made.launch)

@@ -64,7 +64,6 @@ class DecoderBackend:
             weights, WAYS[name], sizes.slots, context=sizes.context, window=sizes.window, block=sizes.block,
             graph=weights.device.type == "cuda", counters=counters,
         )  # fmt: skip
-        counters.mode = "full" if self.decoder.graph is not None else "eager"
         self.warm_up()
 
     def warm_up(self) -> None:

@@ -46,6 +46,12 @@ class HttpBackend:
             raise UsageError(f"--vllm-url {url}: no answer: {error}") from None
         except (ValueError, KeyError, IndexError, TypeError):
             raise UsageError(f"--vllm-url {url}: /v1/models names no model") from None
+        self.warm_up()
+
+    def warm_up(self) -> None:
+        """One short request as those that are timed: vLLM compiles what log-probabilities need when the
+        first request asks for some, which takes seconds. Raises UsageError if it fails."""
+        self.serve([Request(0, (1,), 2, 0.0)])
 
     def _get(self, path: str) -> Any:
         link = http.client.HTTPConnection(str(self.host), self.port, timeout=self.timeout)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the workloads' extra is not installed")
 
+from monitorgen.kernels.attention import baseline_flexdecoding, optimized_flexdecoding  # noqa: E402
 from monitorgen.kernels.attention import flexdecoding_common as common  # noqa: E402
-from monitorgen.kernels.attention import optimized_flexdecoding  # noqa: E402
 from monitorgen.kernels.attention.flexdecoding_blocks import BlockIndex, blocks_visited  # noqa: E402
 from monitorgen.kernels.attention.flexdecoding_ops import check_group  # noqa: E402
 from monitorgen.kernels.attention.flexdecoding_prefill import prefill  # noqa: E402
@@ -146,6 +148,7 @@ def test_rows_come_and_go_without_disturbing_others(way: Any) -> None:
         if step == 2:
             together.retire([0])
         if step == 4:
+            assert together.state.positions.tolist() == [5 + 2, 30 + 4, 0]  # what idles stays
             together.admit([0], [prompts[2]], 2)
         for decoder in (alone, together):
             decoder.step()
@@ -206,6 +209,26 @@ def test_the_registered_arms_agree_and_count_what_they_decoded() -> None:
         (mine, tolerance), (theirs, _) = outcome.close["logits"], outcomes[0].close["logits"]
         apart = torch.tensor(mine) - torch.tensor(theirs)
         assert apart.norm() / torch.tensor(theirs).norm() < tolerance
+
+
+def test_metrics_are_served_while_it_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scraped when a run has been decoded, from the command's own exporter."""
+    pages: list[str] = []
+    close = common.FlexDecoding.close
+
+    def scrape(self: Any) -> None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            pages.append(answer.read().decode())
+        close(self)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr(common.FlexDecoding, "close", scrape)
+    assert baseline_flexdecoding.main([*FLAGS, "--passes", "2", "--prom-port", str(port)]) == 0
+    assert 'vllm:decode_tokens_total{model_name="tiny"} 18.0' in pages[0]
+    assert 'vllm:decode_step_seconds_count{model_name="tiny"} 6.0' in pages[0]
+    assert 'vllm:decode_graph_mode{mode="eager",model_name="tiny"} 1.0' in pages[0]
 
 
 def test_bytes_count_the_window_alone() -> None:
