@@ -26,6 +26,12 @@ def blocks_visited(context: int, window: int, block: int) -> int:
     return min(-(-(window - 1) // block) + 1, held) if window else held
 
 
+def check_block(block: int) -> None:
+    """Raise UsageError for a block that the kernels do not take."""
+    if block < 16 or block & (block - 1):
+        raise UsageError(f"a block of {block} tokens: it must be a power of two, 16 or more")
+
+
 class BlockIndex:
     """The blocks that each row visits, and FlexAttention's mask over them.
 
@@ -34,8 +40,7 @@ class BlockIndex:
     """
 
     def __init__(self, rows: int, context: int, window: int, block: int, device: torch.device | str) -> None:
-        if block < 16 or block & (block - 1):
-            raise UsageError(f"a block of {block} tokens: it must be a power of two, 16 or more")
+        check_block(block)
         if window < 0:
             raise UsageError(f"a window of {window} tokens: give 1 or more, or 0 for none")
         self.rows, self.context, self.window, self.block = rows, context, window, block

@@ -22,7 +22,7 @@ import click
 import torch
 from torch import Tensor
 
-from monitorgen.kernels.attention.flexdecoding_blocks import blocks_visited
+from monitorgen.kernels.attention.flexdecoding_blocks import blocks_visited, check_block
 from monitorgen.kernels.attention.flexdecoding_ops import check_group
 from monitorgen.kernels.attention.flexdecoding_profile import count_launched
 from monitorgen.kernels.attention.static_decoder import BLOCK, StaticDecoder, Way, make_decoder
@@ -40,6 +40,7 @@ from monitorgen.kernels.workload import Outcome, UsageError
 
 Arm = Literal["baseline", "math", "optimized"]
 WAY: Mapping[Arm, Way] = {"baseline": "eager", "math": "math", "optimized": "flex"}
+RANDOM = ("auto", *SHAPES)  # models without a checkpoint
 NAMES: Mapping[Arm, str] = {
     "baseline": "baseline_flexdecoding",
     "math": "optimized_flexdecoding_math",
@@ -132,7 +133,7 @@ class FlexDecoding:
         self.reset()
         logits = self.decoder.step_logits().flatten().tolist()
         close = {"logits": (logits, logits_tolerance(weights.dtype, len(weights.layers)))}
-        exact: dict[str, Any] = {"decoded_tokens": self.tokens * len(self.prompts)}
+        exact: dict[str, Any] = {"decoded_tokens": sum(step.numel() for step in self.decoded)}
         if weights.dtype == torch.float32:
             exact["tokens"] = [list(row) for row in zip(*(t.tolist() for t in self.decoded), strict=True)]
         return Outcome(exact=exact, close=close)
@@ -142,8 +143,8 @@ class FlexDecoding:
         decoder = self.decoder
         found = decoder.counters.summary()
         kept = {name: found[name] for name in found if name.endswith("bytes") or name.startswith("capture")}
-        blocks = decoder.cache.page_size // BLOCK
-        visited = blocks_visited(decoder.cache.page_size, decoder.window, BLOCK)
+        blocks = decoder.cache.page_size // decoder.block
+        visited = blocks_visited(decoder.cache.page_size, decoder.window, decoder.block)
         return {
             **kept, "prefill_seconds": self.seconds_of_prefill, "cache_blocks": blocks,
             "blocks_visited": blocks if self.arm == "baseline" else visited,
@@ -173,13 +174,14 @@ def check(arm: Arm, flags: Mapping[str, Any]) -> tuple[torch.device, Config, tor
     """Device, shape, type and context of a run. Raises UsageError for what cannot be run, before any work."""
     _, _, context = lengths_of(flags)
     device, config, dtype = resolve(flags)
-    if config.name in SHAPES:  # random weights know no longest context
+    if flags["model"] in RANDOM:  # random weights know no longest context
         config = replace(config, positions=max(config.positions, context))
     elif context > config.positions:
         raise UsageError(f"a context of {context} tokens: {config.name} has {config.positions} positions")
     if arm == "optimized":
         check_group(config.heads, config.kv_heads)
-    cache = (flags["batch"] + 1) * (context + BLOCK) * config.token_numbers
+    check_block(flags["block"])
+    cache = (flags["batch"] + 1) * (context + flags["block"]) * config.token_numbers
     check_fits(
         f"{config.name} with a cache of {flags['batch']} x {context} tokens",
         (config.parameters + cache) * dtype.itemsize, device, "take fewer rows or a shorter context",
@@ -190,7 +192,7 @@ def check(arm: Arm, flags: Mapping[str, Any]) -> tuple[torch.device, Config, tor
 def weights_of(flags: Mapping[str, Any], arm: Arm) -> Weights:
     """The weights of a run."""
     device, config, dtype, _ = check(arm, flags)
-    if config.name in SHAPES:
+    if flags["model"] in RANDOM:
         return random_weights(config, device=device, dtype=dtype, seed=flags["seed"])
     return make_weights(flags["model"], device=device, dtype=dtype, seed=flags["seed"])
 
@@ -213,7 +215,7 @@ def build(
     weights = weights or weights_of(flags, arm)
     prompts = prompts_of(flags, config.vocab)
     decoder = make_decoder(
-        weights, WAY[arm], len(prompts), context=context, window=flags["window"],
+        weights, WAY[arm], len(prompts), context=context, window=flags["window"], block=flags["block"],
         graph=arm != "baseline" and weights.device.type == "cuda", compiled=flags["compile"],
         rest=flags["rest"], counters=counters,
     )  # fmt: skip
@@ -292,7 +294,7 @@ def report(flags: Mapping[str, Any], counters: DecodeCounters | None = None) -> 
             "device": str(device),
             "dtype": str(dtype),
         }
-        shape = ("batch", "window", "tokens", "min_prompt", "max_prompt", "seed")
+        shape = ("batch", "window", "block", "tokens", "min_prompt", "max_prompt", "seed")
         told |= {name: flags[name] for name in shape}
         told |= {"torch": torch.__version__, "parity": asdict(parity), "arms": found}
         Path(flags["json_file"]).write_text(json.dumps(told) + "\n", "utf-8")
@@ -321,6 +323,9 @@ OPTIONS = (
         default="auto",
         show_default="triton on cuda, torch on cpu",
         help="Optimized: what computes all but attention.",
+    ),
+    click.option(
+        "--block", type=int, default=BLOCK, show_default=True, help="Tokens of a block: 16, 32, 64, 128, ..."
     ),
     click.option("--compile", is_flag=True, help="Compile FlexAttention on a CPU too; on CUDA it always is."),
     click.option("--passes", type=click.IntRange(1), default=1, show_default=True, help="Runs to decode."),

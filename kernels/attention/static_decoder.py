@@ -46,6 +46,7 @@ class StaticDecoder:
     chosen: Tensor  # [B] int64: the tokens of the last step
     context: int
     window: int
+    block: int
     counters: DecodeCounters
     chunk: int = CHUNK
     graph: Any = None
@@ -181,7 +182,7 @@ def make_decoder(
         weights, ops, cache, state, ops.workspace(slots, size),
         rows=torch.full((slots,), slots, dtype=torch.int64, device=device),
         chosen=torch.zeros(slots, dtype=torch.int64, device=device),
-        context=context, window=window, counters=counters or DecodeCounters(config.name),
+        context=context, window=window, block=block, counters=counters or DecodeCounters(config.name),
     )  # fmt: skip
     _count_memory(made)
     made.counters.mode = "eager"

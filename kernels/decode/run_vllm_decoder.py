@@ -53,8 +53,9 @@ def check(config: WorkloadConfig, vllm_url: str | None) -> tuple[torch.device, C
         raise UsageError(f"decoder.context: {sizes.context}; {shape.name} has {shape.positions} positions")
     if "triton" in sizes.backends and device.type != "cuda":
         raise UsageError("decoder.backends: triton needs a CUDA device; take it out, or run on one")
-    check_group(shape.heads, shape.kv_heads)
-    if (vllm_url or "vllm" in sizes.backends) and config.model in SHAPES:
+    if "flex" in sizes.backends:
+        check_group(shape.heads, shape.kv_heads)
+    if (vllm_url or "vllm" in sizes.backends) and config.model in ("auto", *SHAPES):
         raise UsageError(
             f"model: {config.model} has random weights, which no vLLM serves; give a checkpoint's folder"
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,20 +69,38 @@ def test_vllm_decodes_what_native_flex_attention_chooses(
 
 
 def test_another_models_weights_fail(
-    server: VllmServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: VllmServer, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A server with other weights is found out: exit code 1, with the first token that differs."""
     from safetensors.torch import load_file, save_file
 
-    served = tiny_model(vllm_python(), cache_folder())
     other = tmp_path / "other"
     other.mkdir()
-    for name in ("config.json",):
-        (other / name).write_text((served / name).read_text())
-    tensors = load_file(served / "model.safetensors")
+    (other / "config.json").write_text((model / "config.json").read_text())
+    tensors = load_file(model / "model.safetensors")
     name = "model.layers.1.mlp.down_proj.weight"
     save_file({**tensors, name: -tensors[name]}, other / "model.safetensors")
     file = tmp_path / "workload.yaml"
     file.write_text(CONFIG.format(model=other).replace("[torch, flex]", "[torch]"))
     assert run_vllm_decoder.main(["--config", str(file), "--vllm-url", server.url]) == 1
     assert "vllm-http, request " in capsys.readouterr().err
+
+
+def test_vllm_in_our_process_decodes_the_same(model: Path, tmp_path: Path) -> None:
+    """Its engine core as a backend, in the interpreter that has vLLM, from a bare checkout."""
+    root = Path(__file__).resolve().parents[2]
+    file, out = tmp_path / "workload.yaml", tmp_path / "found.json"
+    file.write_text(CONFIG.format(model=model).replace("[torch, flex]", "[torch, vllm]"))
+    program = (
+        "import sys; root = sys.argv.pop(1); sys.path.insert(0, root); import monitorgen; "
+        "sys.path.remove(root); from monitorgen.kernels.decode.run_vllm_decoder import main; "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [vllm_python(), "-P", "-c", program, root, "--config", file, "--json", out, "--device", "cpu"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads(out.read_text())["backends"]
+    assert list(rows) == ["torch", "vllm"]
+    assert rows["vllm"]["generated"] == rows["torch"]["generated"]
+    assert rows["vllm"]["parity"]["equal"] == rows["vllm"]["tokens"] > 10
