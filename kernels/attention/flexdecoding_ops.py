@@ -40,13 +40,13 @@ def rotate_and_write(
     return turned
 
 
-class WindowedOps:
+class StaticOps:
     """What the ways share: other ops for all but attention, and what a step knows of its rows' places.
 
     A step embeds its tokens first of all, and there its places are taken, once for all layers.
     """
 
-    name = "windowed"
+    name = "static"
 
     def __init__(self, base: Ops, weights: Weights, blocks: BlockIndex) -> None:
         self.base, self.weights, self.config, self.blocks = base, weights, weights.config, blocks
@@ -97,7 +97,7 @@ class WindowedOps:
         self.base.greedy(state, rows, work, chosen)
 
 
-class EagerOps(WindowedOps):
+class EagerOps(StaticOps):
     """Plain torch over the whole static cache under a mask: how eager decoders with static caches attend."""
 
     name = "eager"
@@ -117,7 +117,7 @@ class EagerOps(WindowedOps):
         out.copy_(found.reshape(batch, -1))
 
 
-class MathOps(WindowedOps):
+class MathOps(StaticOps):
     """Products and a softmax, over the visited blocks alone: what a window leaves out is never read."""
 
     name = "math"
@@ -154,7 +154,7 @@ class MathOps(WindowedOps):
         out.copy_((weight @ values).reshape(batch, -1))
 
 
-class FlexOps(WindowedOps):
+class FlexOps(StaticOps):
     """FlexAttention over the static cache. Compiled, it is one kernel of split KV for all heads and its
     combination; uncompiled it is FlexAttention's own reference, which computes under the mask alone."""
 

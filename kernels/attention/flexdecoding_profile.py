@@ -33,10 +33,9 @@ class Launched:
 
 
 def count_launched(step: Callable[[], Any], steps: int, *, on_cuda: bool) -> Launched:
-    """Run a step some times under torch.profiler, after once without it, and count."""
+    """Run a step some times under torch.profiler and count. It has run before: nothing is compiled now."""
     from torch.profiler import ProfilerActivity, profile
 
-    step()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
     with profile(activities=activities) as profiler:
         for _ in range(steps):

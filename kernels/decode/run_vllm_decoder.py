@@ -12,6 +12,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from monitorgen.kernels.decode.native_flex import NativeFlex
 from monitorgen.kernels.decode.options import resolve
 from monitorgen.kernels.decode.parity import Parity, compare_chosen
 from monitorgen.kernels.decode.runner_backends import Backend, DecoderBackend, Served
+from monitorgen.kernels.decode.runner_vllm import EngineBackend, HttpBackend, ServerError, find_server
 from monitorgen.kernels.decode.stepper import logits_tolerance
 from monitorgen.kernels.decode.vllm_engine import model_folder
 from monitorgen.kernels.decode.weights import Weights, make_weights
@@ -59,6 +61,11 @@ def check(config: WorkloadConfig, vllm_url: str | None) -> tuple[torch.device, C
         raise UsageError(
             f"model: {config.model} has random weights, which no vLLM serves; give a checkpoint's folder"
         )
+    longest = config.requests.prompt_tokens[1] + config.requests.new_tokens[1]
+    if vllm_url and 0 < (most := find_server(vllm_url).max_model_len) < longest:
+        raise UsageError(
+            f"--vllm-url {vllm_url}: requests of up to {longest} tokens, its max_model_len is {most}"
+        )
     cache = (sizes.slots + 1) * (sizes.context + sizes.block) * shape.token_numbers
     check_fits(
         f"{shape.name} with a cache of {sizes.slots} x {sizes.context} tokens",
@@ -77,12 +84,8 @@ def make_backend(
 ) -> Backend:
     """A backend, warmed up. Raises UsageError for one that cannot run here."""
     if name == "vllm-http":
-        from monitorgen.kernels.decode.runner_vllm import HttpBackend
-
-        return HttpBackend(str(vllm_url))
+        return HttpBackend(find_server(str(vllm_url)))
     if name == "vllm":
-        from monitorgen.kernels.decode.runner_vllm import EngineBackend
-
         return EngineBackend(model_folder(config.model), config)
     return DecoderBackend(name, weights, config.decoder, counters)
 
@@ -139,28 +142,36 @@ def run_all(
     """Serve the requests with each backend in turn, and hold each against the native path."""
     result, requests = Result(), make_requests(config, weights.config.vocab)
     native = NativeFlex(weights, config.decoder.context, config.decoder.window)
-    tolerance = logits_tolerance(weights.dtype, len(weights.layers))
     for name, counters in runners.items():
-        backend = make_backend(name, config, weights, vllm_url, decode)
         try:
-            served = backend.serve(requests)
-            latencies = report.measured(name, served, config.slo, counters)
-            parity, error = parity_of(served, native, backend, config.parity.logits_of)
-        finally:
-            backend.close()
-        counters.compared(parity.equal, parity.near_ties, parity.different)
-        if parity.first:
-            result.problems.append(parity.first)
-        if error is not None and not error <= tolerance:
-            result.problems.append(
-                f"{name}: logits differ by {error:.3g} of their norm, {tolerance:.3g} is allowed"
-            )
-        result.latencies.append(latencies)
-        result.found[name] = {
-            **latencies.plain(), "parity": dataclasses.asdict(parity), "logit_error": error,
-            "logprob_error": logprob_error(served, native), "generated": [one.tokens for one in served],
-        }  # fmt: skip
+            with closing(make_backend(name, config, weights, vllm_url, decode)) as backend:
+                _judge(backend, backend.serve(requests), native, config, counters, result)
+        except ServerError as failed:
+            result.problems.append(f"{name}: {failed}")
     return result
+
+
+def _judge(
+    backend: Backend, served: Sequence[Served], native: NativeFlex, config: WorkloadConfig,
+    counters: RunnerCounters, result: Result,
+) -> None:  # fmt: skip
+    """Add to a result what one backend's users saw, and how far it agrees with the native path."""
+    weights, name = native.weights, backend.name
+    latencies = report.measured(name, served, config.slo, counters)
+    parity, error = parity_of(served, native, backend, config.parity.logits_of)
+    tolerance = logits_tolerance(weights.dtype, len(weights.layers))
+    counters.compared(parity.equal, parity.near_ties, parity.different)
+    if parity.first:
+        result.problems.append(parity.first)
+    if error is not None and not error <= tolerance:
+        result.problems.append(
+            f"{name}: logits differ by {error:.3g} of their norm, {tolerance:.3g} is allowed"
+        )
+    result.latencies.append(latencies)
+    result.found[name] = {
+        **latencies.plain(), "parity": dataclasses.asdict(parity), "logit_error": error,
+        "logprob_error": logprob_error(served, native), "generated": [one.tokens for one in served],
+    }  # fmt: skip
 
 
 def weights_of(config: WorkloadConfig, device: torch.device, shape: Config, dtype: torch.dtype) -> Weights:

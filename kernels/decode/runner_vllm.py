@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,47 +24,73 @@ from monitorgen.kernels.workload import UsageError
 TIMEOUT = 120.0  # seconds without a byte
 
 
-class HttpBackend:
-    """A vLLM server's completions API: prompts as token ids, greedy, streamed, token ids read back.
+class ServerError(RuntimeError):
+    """A server answered at first and then did not do what it was asked for: one line that says what."""
 
-    Raises UsageError for a URL that is none, and for a server that does not answer or serves no model.
-    """
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a vLLM server is, its model, and the most tokens of a request (0: it does not say)."""
+
+    url: str
+    host: str
+    port: int
+    path: str
+    model: str
+    max_model_len: int
+
+
+def find_server(url: str, timeout: float = TIMEOUT) -> Server:
+    """Ask a server what it serves. Raises UsageError for no URL, and for a server that does not tell."""
+    parts = urlsplit(url)
+    try:
+        host, port = parts.hostname, parts.port or 80
+    except ValueError:
+        host, port = None, 0
+    if parts.scheme != "http" or not host:
+        raise UsageError(f"--vllm-url {url}: give http://HOST:PORT")
+    path = parts.path.rstrip("/").removesuffix("/v1")
+    link = http.client.HTTPConnection(host, port, timeout=timeout)
+    try:
+        link.request("GET", f"{path}/v1/models", headers=headers())
+        answer = link.getresponse()
+        status, text = answer.status, answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise UsageError(f"--vllm-url {url}: no answer: {error}") from None
+    finally:
+        link.close()
+    if status != 200:
+        hint = ": set VLLM_API_KEY to the server's key" if status in (401, 403) else ""
+        raise UsageError(f"--vllm-url {url}: /v1/models answers HTTP {status}{hint}")
+    try:
+        first = json.loads(text)["data"][0]
+        return Server(url, host, port, path, str(first["id"]), int(first.get("max_model_len") or 0))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise UsageError(f"--vllm-url {url}: /v1/models names no model") from None
+
+
+def headers() -> dict[str, str]:
+    """With the key that vLLM itself reads from VLLM_API_KEY, where it is set."""
+    key = os.environ.get("VLLM_API_KEY", "")
+    return {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+
+
+class HttpBackend:
+    """A vLLM server's completions API: prompts as token ids, greedy, streamed, token ids read back."""
 
     name = "vllm-http"
 
-    def __init__(self, url: str, timeout: float = TIMEOUT) -> None:
-        parts = urlsplit(url)
-        try:
-            self.host, self.port = parts.hostname, parts.port or 80
-        except ValueError:
-            self.host, self.port = None, 0
-        if parts.scheme != "http" or not self.host:
-            raise UsageError(f"--vllm-url {url}: give http://HOST:PORT")
-        self.url, self.timeout, self.path = url, timeout, parts.path.rstrip("/").removesuffix("/v1")
-        try:
-            models = self._get("/v1/models")
-            self.model = str(models["data"][0]["id"])
-        except (OSError, http.client.HTTPException) as error:
-            raise UsageError(f"--vllm-url {url}: no answer: {error}") from None
-        except (ValueError, KeyError, IndexError, TypeError):
-            raise UsageError(f"--vllm-url {url}: /v1/models names no model") from None
+    def __init__(self, server: Server, timeout: float = TIMEOUT) -> None:
+        self.server, self.timeout = server, timeout
         self.warm_up()
 
     def warm_up(self) -> None:
         """One short request as those that are timed: vLLM compiles what log-probabilities need when the
-        first request asks for some, which takes seconds. Raises UsageError if it fails."""
+        first request asks for some, which takes seconds. Raises ServerError if it fails."""
         self.serve([Request(0, (1,), 2, 0.0)])
 
-    def _get(self, path: str) -> Any:
-        link = http.client.HTTPConnection(str(self.host), self.port, timeout=self.timeout)
-        try:
-            link.request("GET", self.path + path)
-            return json.loads(link.getresponse().read())
-        finally:
-            link.close()
-
     def serve(self, requests: Sequence[Request]) -> list[Served]:
-        """Send each request when it comes, on a connection of its own. Raises UsageError for what failed."""
+        """Send each request when it comes, on a connection of its own. Raises ServerError if any fails."""
         served = [Served(one) for one in requests]
         failed: list[str] = []
         started = time.perf_counter()
@@ -71,7 +99,7 @@ class HttpBackend:
             time.sleep(max(0.0, one.request.arrival - (time.perf_counter() - started)))
             try:
                 self._complete(one, started)
-            except (OSError, http.client.HTTPException, ValueError, KeyError, UsageError) as error:
+            except (OSError, http.client.HTTPException, ValueError, KeyError, ServerError) as error:
                 failed.append(f"request {one.request.number}: {error}")
 
         threads = [threading.Thread(target=send, args=(one,), daemon=True) for one in served]
@@ -80,25 +108,26 @@ class HttpBackend:
         for thread in threads:
             thread.join()
         if failed:
-            raise UsageError(f"{self.url}: {len(failed)} of {len(served)} requests failed; {failed[0]}")
+            raise ServerError(
+                f"{self.server.url}: {len(failed)} of {len(served)} requests failed; {failed[0]}"
+            )
         return served
 
     def _complete(self, one: Served, started: float) -> None:
         """One streamed completion; its tokens with the time at which each came."""
         body = {
-            "model": self.model, "prompt": list(one.request.prompt), "max_tokens": one.request.new_tokens,
+            "model": self.server.model, "prompt": list(one.request.prompt),
+            "max_tokens": one.request.new_tokens,
             "temperature": 0.0, "ignore_eos": True, "stream": True, "logprobs": 1,
             # Text does not tell which tokens it was made of.
             "return_tokens_as_token_ids": True,
         }  # fmt: skip
-        link = http.client.HTTPConnection(str(self.host), self.port, timeout=self.timeout)
+        link = http.client.HTTPConnection(self.server.host, self.server.port, timeout=self.timeout)
         try:
-            link.request(
-                "POST", f"{self.path}/v1/completions", json.dumps(body), {"Content-Type": "application/json"}
-            )
+            link.request("POST", f"{self.server.path}/v1/completions", json.dumps(body), headers())
             answer = link.getresponse()
             if answer.status != 200:
-                raise UsageError(f"HTTP {answer.status}: {answer.read(300).decode(errors='replace')}")
+                raise ServerError(f"HTTP {answer.status}: {answer.read(300).decode(errors='replace')}")
             for event in _events(answer):
                 now = time.perf_counter() - started
                 for choice in event["choices"]:
@@ -110,7 +139,7 @@ class HttpBackend:
         finally:
             link.close()
         if len(one.tokens) != one.request.new_tokens:
-            raise UsageError(f"{len(one.tokens)} tokens came, {one.request.new_tokens} were asked for")
+            raise ServerError(f"{len(one.tokens)} tokens came, {one.request.new_tokens} were asked for")
 
     def logits(self, served: Served) -> Tensor | None:
         """vLLM tells log-probabilities of chosen tokens only."""

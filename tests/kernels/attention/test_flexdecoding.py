@@ -15,7 +15,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the workloads' extra is not installed")
 
-from monitorgen.kernels.attention import baseline_flexdecoding, optimized_flexdecoding  # noqa: E402
+from monitorgen.kernels.attention import (  # noqa: E402
+    baseline_flexdecoding,
+    bench_flexdecoding,
+    optimized_flexdecoding,
+)
 from monitorgen.kernels.attention import flexdecoding_common as common  # noqa: E402
 from monitorgen.kernels.attention.flexdecoding_blocks import BlockIndex, blocks_visited  # noqa: E402
 from monitorgen.kernels.attention.flexdecoding_ops import check_group  # noqa: E402
@@ -314,3 +318,18 @@ def test_on_cuda_a_step_is_one_launch_and_a_tenth_of_the_baselines(tmp_path: Pat
     assert 0 < best["launches"] <= base["launches"] / 10
     assert 0 < best["kernels"] < base["kernels"]
     assert best["tokens"] == base["tokens"]
+
+
+def test_the_bench_measures_every_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "found.json"
+    flags = ["--device", "cpu", "--batches", "1,2", "--context", "48", "--window", "9", "--block", "16"]
+    assert bench_flexdecoding.main([*flags, "--tokens", "2", "--repeats", "1", "--json", str(file)]) == 0
+    told = json.loads(file.read_text())
+    assert [row["batch"] for row in told["rows"]] == [1, 2]
+    for row in told["rows"]:
+        times = [row["arms"][common.NAMES[arm]]["step_seconds"] for arm in ("baseline", "optimized")]
+        assert row["times_faster"] == pytest.approx(times[0] / times[1])
+        assert row["parity"]["equal"] == 2 * 2 * row["batch"]
+        assert row["launches_share"] is None  # a CPU launches nothing
+    assert "2 of 3 blocks a row" in capsys.readouterr().out
+    assert bench_flexdecoding.main(["--device", "cpu", "--batches", "0"]) == 2

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import urllib.request
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +19,16 @@ torch = pytest.importorskip("torch", reason="the workloads' extra is not install
 from monitorgen.kernels.attention import static_decoder  # noqa: E402
 from monitorgen.kernels.attention.flexdecoding_blocks import BlockIndex  # noqa: E402
 from monitorgen.kernels.attention.flexdecoding_reference import logits_reference  # noqa: E402
-from monitorgen.kernels.counters import RunnerCounters  # noqa: E402
+from monitorgen.kernels.counters import DecodeCounters, RunnerCounters  # noqa: E402
 from monitorgen.kernels.decode import run_vllm_decoder  # noqa: E402
 from monitorgen.kernels.decode.native_flex import NativeFlex  # noqa: E402
 from monitorgen.kernels.decode.parity import compare_chosen, epsilon  # noqa: E402
 from monitorgen.kernels.decode.runner_backends import Served  # noqa: E402
 from monitorgen.kernels.decode.runner_report import measured, picture, quantiles  # noqa: E402
+from monitorgen.kernels.decode.runner_vllm import find_server  # noqa: E402
 from monitorgen.kernels.decode.weights import make_weights  # noqa: E402
-from monitorgen.kernels.decode.workload_config import Request, Slo  # noqa: E402
-from monitorgen.kernels.workload import WORKLOADS  # noqa: E402
+from monitorgen.kernels.decode.workload_config import Request, Slo, load_config  # noqa: E402
+from monitorgen.kernels.workload import WORKLOADS, UsageError  # noqa: E402
 
 CONFIG = """
 requests: {count: 5, prompt_tokens: [1, 20], new_tokens: [1, 6]}
@@ -234,8 +238,58 @@ def test_bad_input_is_one_line_and_exit_code_2(
     ],
 )
 def test_a_server_that_cannot_be_reached(url: str, said: str) -> None:
-    from monitorgen.kernels.decode.runner_vllm import HttpBackend
-    from monitorgen.kernels.workload import UsageError
-
     with pytest.raises(UsageError, match=said):
-        HttpBackend(url)
+        find_server(url)
+
+
+class Failing(BaseHTTPRequestHandler):
+    """Names a model and then cannot serve it, as a vLLM whose engine has died."""
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/locked"):
+            self.send_error(401)
+            return
+        self.answer(200, b'{"data": [{"id": "tiny", "max_model_len": 1024}]}')
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(500, b'{"error": "EngineDeadError"}')
+
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def failing() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_that_fails_is_a_problem_not_an_answer(failing: str, tmp_path: Path) -> None:
+    config = load_config(config_file(tmp_path))
+    weights = make_weights("tiny", device="cpu", dtype=torch.float32)
+    runners = {"vllm-http": RunnerCounters("tiny", "vllm-http")}
+    found = run_vllm_decoder.run_all(config, weights, failing, DecodeCounters("tiny"), runners)
+    assert found.found == {}
+    assert len(found.problems) == 1
+    assert "vllm-http: http://127.0.0.1" in found.problems[0]
+    assert "HTTP 500" in found.problems[0]
+    assert "EngineDeadError" in found.problems[0]
+    assert runners["vllm-http"].tokens == 0
+
+
+def test_a_server_is_asked_what_it_serves(failing: str) -> None:
+    server = find_server(f"{failing}/v1")
+    assert (server.model, server.max_model_len, server.path) == ("tiny", 1024, "")
+    with pytest.raises(UsageError, match="HTTP 401: set VLLM_API_KEY"):
+        find_server(f"{failing}/locked")
