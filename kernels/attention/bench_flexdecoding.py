@@ -18,7 +18,7 @@ import click
 import torch
 
 from monitorgen.kernels.attention import flexdecoding_common as common
-from monitorgen.kernels.command import run
+from monitorgen.kernels.command import check_writable, run
 from monitorgen.kernels.decode.decode_throughput import numbers
 from monitorgen.kernels.decode.device import copy_rate
 from monitorgen.kernels.decode.options import model_options, resolve
@@ -73,6 +73,7 @@ def say(row: dict[str, Any]) -> None:
 @click.option("--json", "json_file", type=click.Path(), help="Write everything to a file.")
 def _bare(**asked: Any) -> int:
     """Measure FlexDecoding by batch size against its baseline; exit code 1 if tokens differ."""
+    check_writable(json=asked["json_file"])
     batches = numbers(asked["batches"], "--batches")
     device, config, dtype = resolve(asked)
     flags = [flags_of(batch, asked) for batch in batches]

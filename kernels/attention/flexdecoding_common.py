@@ -26,7 +26,7 @@ from monitorgen.kernels.attention.flexdecoding_blocks import blocks_visited, che
 from monitorgen.kernels.attention.flexdecoding_ops import check_group
 from monitorgen.kernels.attention.flexdecoding_profile import count_launched
 from monitorgen.kernels.attention.static_decoder import BLOCK, StaticDecoder, Way, make_decoder
-from monitorgen.kernels.command import parse, run
+from monitorgen.kernels.command import check_writable, parse, run
 from monitorgen.kernels.counters import DecodeCounters
 from monitorgen.kernels.decode.config import SHAPES, Config
 from monitorgen.kernels.decode.device import check_fits, measure
@@ -288,12 +288,8 @@ def report(flags: Mapping[str, Any], counters: DecodeCounters | None = None) -> 
     if parity.first:
         click.echo(parity.first, err=True)
     if flags["json_file"]:
-        told: dict[str, Any] = {
-            "workload": "flexdecoding",
-            "model": config.name,
-            "device": str(device),
-            "dtype": str(dtype),
-        }
+        told: dict[str, Any] = {"workload": "flexdecoding", "model": config.name}
+        told |= {"device": str(device), "dtype": str(dtype)}
         shape = ("batch", "window", "block", "tokens", "min_prompt", "max_prompt", "seed")
         told |= {name: flags[name] for name in shape}
         told |= {"torch": torch.__version__, "parity": asdict(parity), "arms": found}
@@ -353,6 +349,7 @@ def make_command(arm: Arm, help_text: str) -> click.Command:
 
 def execute(arm: Arm, flags: Mapping[str, Any]) -> int:
     """Decode with one arm, or compare all of them; under an exporter if one is asked for."""
+    check_writable(json=flags["json_file"])
     _, config, _, _ = check("optimized" if flags["profiling"] else arm, flags)
     counters = DecodeCounters(config.name)
     prom = {"port": flags["prom_port"], "duration": flags["prom_duration"], "host": flags["prom_host"]}

@@ -10,7 +10,7 @@ from monitorgen.kernels.decode.state import Cache, State
 from monitorgen.kernels.decode.torch_ops import rms_norm, rotate
 from monitorgen.kernels.decode.weights import Weights
 
-CHUNK = 512  # tokens: at 16k of context and 32 heads, a chunk's scores are 1 GB in float32
+CHUNK = 512  # tokens: at 16k of context and 32 heads, one row's scores of a chunk are 1 GB in float32
 
 
 def prefill(

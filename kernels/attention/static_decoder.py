@@ -29,7 +29,6 @@ from monitorgen.kernels.decode.weights import Weights
 from monitorgen.kernels.workload import UsageError
 
 Way = Literal["eager", "math", "flex", "triton"]
-WAYS: tuple[Way, ...] = ("eager", "math", "flex", "triton")
 BLOCK = 128  # tokens: FlexAttention's own default
 
 
@@ -78,8 +77,10 @@ class StaticDecoder:
         filled = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
         padded = torch.tensor(filled, device=device)  # [n, T]
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        # A chunk's scores are the largest thing there is, so many prompts go in shorter chunks.
+        chunk = max(64, self.chunk // len(prompts))
         logits: Tensor = prefill(
-            self.weights, self.cache, self.state, where, padded, lengths, window=self.window, chunk=self.chunk
+            self.weights, self.cache, self.state, where, padded, lengths, window=self.window, chunk=chunk
         )
         self.state.tokens[where] = logits.argmax(-1)
         self.rows[where] = where

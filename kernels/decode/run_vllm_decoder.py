@@ -21,7 +21,7 @@ import click
 import torch
 
 from monitorgen.kernels.attention.flexdecoding_ops import check_group
-from monitorgen.kernels.command import parse, run
+from monitorgen.kernels.command import check_writable, parse, run
 from monitorgen.kernels.counters import DecodeCounters, RunnerCounters
 from monitorgen.kernels.decode import runner_report as report
 from monitorgen.kernels.decode.config import SHAPES, Config
@@ -95,35 +95,31 @@ def parity_of(
 ) -> tuple[Parity, float | None]:
     """All tokens against what the native path chooses after the same ones, and the largest relative norm by
     which the logits of the first requests differ from its own; None where a backend has no logits."""
-    weights, total, worst = native.weights, Parity(), None
+    weights, total, apart = native.weights, Parity(), []
     for one in served:
         prompt = list(one.request.prompt)
         logits = native.logits(prompt + one.tokens[:-1], len(prompt) - 1)  # [T, V]
         total += compare_chosen(
-            logits,
-            one.tokens,
-            weights.dtype,
-            len(weights.layers),
+            logits, one.tokens, weights.dtype, len(weights.layers),
             f"{backend.name}, request {one.request.number}: ",
-        )
+        )  # fmt: skip
         if one.request.number < logits_of and (mine := backend.logits(one)) is not None:
-            error = float(((mine - logits).norm(dim=-1) / logits.norm(dim=-1)).max())
-            worst = error if worst is None else max(worst, error)
-    return total, worst
+            apart.append((mine - logits).norm(dim=-1) / logits.norm(dim=-1))
+    # torch's maximum keeps a nan, Python's would lose it.
+    return total, float(torch.cat(apart).max()) if apart else None
 
 
 def logprob_error(served: Sequence[Served], native: NativeFlex) -> float | None:
     """The largest difference of a token's log-probability from the native path's; None if none are told."""
-    worst = None
+    apart = []
     for one in served:
         if not one.logprobs:
             continue
         prompt = list(one.request.prompt)
         said = native.logits(prompt + one.tokens[:-1], len(prompt) - 1).log_softmax(-1).cpu()
         mine = said.gather(-1, torch.tensor(one.tokens)[:, None])[:, 0]
-        error = float((mine - torch.tensor(one.logprobs)).abs().max())
-        worst = error if worst is None else max(worst, error)
-    return worst
+        apart.append((mine - torch.tensor(one.logprobs)).abs())
+    return float(torch.cat(apart).max()) if apart else None
 
 
 @dataclass(slots=True)
@@ -202,6 +198,7 @@ def configured(flags: Mapping[str, Any]) -> WorkloadConfig:
 
 def _bare(**flags: Any) -> int:
     """Serve a workload with each backend; report latencies, goodput, and parity with native FlexAttention."""
+    check_writable(json=flags["json_file"], plot=flags["plot_file"])
     config, url = configured(flags), flags["vllm_url"]
     device, shape, dtype = check(config, url)
     decode = DecodeCounters(shape.name)
@@ -221,7 +218,7 @@ def _tell(
         f"{shape.name} in {dtype} on {device}: {config.requests.count} requests, {config.arrivals.process}, "
         f"{config.decoder.slots} rows, window {config.decoder.window or 'none'}; times in ms"
     )
-    for line in report.table(result.found):
+    for line in (*report.table(result.found), *report.notes(result.found)):
         click.echo(line)
     verdict = "holds" if not result.problems else "fails"
     click.echo(f"accuracy parity with native FlexAttention {verdict}")

@@ -103,6 +103,18 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def notes(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines about what differed and yet is no fault: near ties, and log-probabilities that a server told."""
+    lines = []
+    for name, row in found.items():
+        if ties := row["parity"]["near_ties"]:
+            share = row["parity"]["margin"]
+            lines.append(f"{name}: {ties} near ties, the widest at {share:.2f} of what rounding explains")
+        if (error := row["logprob_error"]) is not None:
+            lines.append(f"{name}: log-probabilities of its tokens differ by {error:.1e} at most")
+    return lines
+
+
 def _ms(found: Mapping[str, float], name: str) -> str:
     return f"{found[name] * 1e3:.2f}" if found else "-"
 

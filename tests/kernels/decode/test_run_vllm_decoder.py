@@ -23,8 +23,8 @@ from monitorgen.kernels.counters import DecodeCounters, RunnerCounters  # noqa: 
 from monitorgen.kernels.decode import run_vllm_decoder  # noqa: E402
 from monitorgen.kernels.decode.native_flex import NativeFlex  # noqa: E402
 from monitorgen.kernels.decode.parity import compare_chosen, epsilon  # noqa: E402
-from monitorgen.kernels.decode.runner_backends import Served  # noqa: E402
-from monitorgen.kernels.decode.runner_report import measured, picture, quantiles  # noqa: E402
+from monitorgen.kernels.decode.runner_backends import DecoderBackend, Served  # noqa: E402
+from monitorgen.kernels.decode.runner_report import measured, notes, picture, quantiles  # noqa: E402
 from monitorgen.kernels.decode.runner_vllm import find_server  # noqa: E402
 from monitorgen.kernels.decode.weights import make_weights  # noqa: E402
 from monitorgen.kernels.decode.workload_config import Request, Slo, load_config  # noqa: E402
@@ -150,6 +150,21 @@ def test_native_flex_attention_is_the_float64_reference() -> None:
         assert torch.equal(native.logits(tokens, 40), native.logits(tokens, 0)[40:])
 
 
+def test_a_backend_whose_logits_are_nan_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one request only, and not in the first: nothing on the way to the verdict may lose it."""
+    right = DecoderBackend.logits
+
+    def poisoned(self: DecoderBackend, served: Served) -> Any:
+        logits = right(self, served)
+        return logits * torch.nan if served.request.number == 1 else logits
+
+    monkeypatch.setattr(DecoderBackend, "logits", poisoned)
+    assert run("--config", str(config_file(tmp_path, "[torch]"))) == 1
+    assert "torch: logits differ by nan of their norm" in capsys.readouterr().err
+
+
 def test_near_ties_are_allowed_in_16_bits_alone() -> None:
     """A token behind the likeliest by less than epsilon is a near tie, by more it is different."""
     logits = torch.tensor([[0.0, 4.0, 3.99, -4.0]] * 3)
@@ -181,6 +196,16 @@ def test_latencies_follow_from_times() -> None:
     assert counters.requests == {"met": 1, "missed": 2}
     assert counters.tokens == 6
     assert (counters.first_seconds, counters.gap_seconds) == pytest.approx((0.7, 1.2))
+
+
+def test_near_ties_and_log_probabilities_are_told() -> None:
+    parity = {"near_ties": 2, "margin": 0.25}
+    rows = {"flex": {"parity": parity, "logprob_error": None}, "web": {"parity": {"near_ties": 0}}}
+    rows["web"]["logprob_error"] = 3e-4
+    assert notes(rows) == [
+        "flex: 2 near ties, the widest at 0.25 of what rounding explains",
+        "web: log-probabilities of its tokens differ by 3.0e-04 at most",
+    ]
 
 
 def test_quantiles_are_nearest_ranks() -> None:
@@ -217,6 +242,8 @@ def test_the_registered_workload_serves_all_requests(tmp_path: Path) -> None:
         (["--model", "nowhere"], "nowhere is no folder"),
         (["--vllm-url", "http://127.0.0.1:9"], "tiny has random weights, which no vLLM serves"),
         (["--config", "gpu", "--device", "cpu"], "triton needs a CUDA device"),
+        (["--json", "nowhere/found.json"], "--json nowhere/found.json: the folder nowhere cannot be written"),
+        (["--plot", "."], "--plot .: is a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
