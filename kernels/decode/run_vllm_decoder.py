@@ -94,7 +94,7 @@ def parity_of(
     served: Sequence[Served], native: NativeFlex, backend: Backend, logits_of: int
 ) -> tuple[Parity, float | None]:
     """All tokens against what the native path chooses after the same ones, and the largest relative norm by
-    which the logits of the first requests differ from its own; None where a backend has no logits."""
+    which all logits of one of the first requests differ from its own; None where a backend has no logits."""
     weights, total, apart = native.weights, Parity(), []
     for one in served:
         prompt = list(one.request.prompt)
@@ -104,9 +104,9 @@ def parity_of(
             f"{backend.name}, request {one.request.number}: ",
         )  # fmt: skip
         if one.request.number < logits_of and (mine := backend.logits(one)) is not None:
-            apart.append((mine - logits).norm(dim=-1) / logits.norm(dim=-1))
+            apart.append((mine - logits).norm() / logits.norm())
     # torch's maximum keeps a nan, Python's would lose it.
-    return total, float(torch.cat(apart).max()) if apart else None
+    return total, float(torch.stack(apart).max()) if apart else None
 
 
 def logprob_error(served: Sequence[Served], native: NativeFlex) -> float | None:

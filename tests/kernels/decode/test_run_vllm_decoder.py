@@ -150,6 +150,24 @@ def test_native_flex_attention_is_the_float64_reference() -> None:
         assert torch.equal(native.logits(tokens, 40), native.logits(tokens, 0)[40:])
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_in_16_bits_near_ties_are_counted_and_a_wrong_mask_still_fails(
+    tmp_path: Path, broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = config_file(tmp_path, "[torch, math]"), tmp_path / "found.json"
+    file.write_text("dtype: bf16\nseed: 2\n" + file.read_text())
+    if broken:
+        monkeypatch.setattr(BlockIndex, "seen", lambda self, keys: keys <= self.offset[:, None])
+    assert run("--config", str(file), "--device", "cpu", "--json", str(out)) == int(broken)
+    rows = json.loads(out.read_text())["backends"]
+    limit = json.loads(out.read_text())["logits_tolerance"]
+    for row in rows.values():
+        parity = row["parity"]
+        assert parity["equal"] + parity["near_ties"] + parity["different"] == row["tokens"]
+        assert (row["logit_error"] > limit) == broken
+        assert broken or parity["margin"] <= 1
+
+
 def test_a_backend_whose_logits_are_nan_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
