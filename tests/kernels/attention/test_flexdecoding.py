@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import socket
@@ -308,10 +309,22 @@ def test_the_triton_kernel_rotates_and_writes_as_torch_does() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="kernels and graphs need a CUDA device")
-def test_on_cuda_a_step_is_one_launch_and_a_tenth_of_the_baselines(tmp_path: Path) -> None:
+def test_on_cuda_a_step_is_one_launch_and_a_tenth_of_the_baselines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lowering = importlib.import_module("torch._inductor.kernel.flex.flex_attention")
+    real, chosen = lowering.create_flex_decoding_kernel, []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        chosen.append(True)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(lowering, "create_flex_decoding_kernel", watched)
     file = tmp_path / "found.json"
     flags = ["--device", "cuda", "--model", "tiny", "--dtype", "fp32", "--window", "33", "--profiling"]
-    assert optimized_flexdecoding.main([*flags, "--json", str(file)]) == 0
+    with torch._inductor.config.patch(force_disable_caches=True):  # so that it is lowered here and now
+        assert optimized_flexdecoding.main([*flags, "--json", str(file)]) == 0
+    assert chosen  # the decoding kernel, not the one for long queries
     arms = json.loads(file.read_text())["arms"]
     base, best = arms["baseline_flexdecoding"], arms["optimized_flexdecoding"]
     assert best["launches"] == 1
