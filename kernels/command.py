@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -24,6 +26,17 @@ def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
         click.echo("interrupted", err=True)
         return 130
     return code if isinstance(code, int) else 0
+
+
+def check_writable(**files: str | None) -> None:
+    """Raise UsageError for a file that cannot be written where its flag says: before the work, not after."""
+    for flag, name in files.items():
+        if name is None:
+            continue
+        path = Path(name)
+        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            what = "is a folder" if path.is_dir() else f"the folder {path.parent} cannot be written to"
+            raise UsageError(f"--{flag} {name}: {what}")
 
 
 def parse(command: click.Command, flags: Sequence[str], name: str) -> dict[str, Any]:

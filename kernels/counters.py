@@ -13,7 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from monitorgen.telemetry import KERNEL_EDGES, RECAPTURE_REASONS, STEP_EDGES
+from monitorgen.telemetry import (
+    FIRST_TOKEN_EDGES,
+    INTER_TOKEN_EDGES,
+    KERNEL_EDGES,
+    PARITY_RESULTS,
+    RECAPTURE_REASONS,
+    SLO_RESULTS,
+    STEP_EDGES,
+)
 
 GraphMode = Literal["eager", "full", "piecewise"]
 RecaptureReason = Literal["allocator", "new_shape", "weights_changed"]
@@ -177,6 +185,42 @@ class KVCacheCounters:
             "blocks_in_use": self.blocks_in_use,
             "fragmentation_ratio": self.fragmentation,
         }
+
+
+@dataclass(slots=True)
+class RunnerCounters:
+    """What one backend's requests saw since its start."""
+
+    model_name: str
+    backend: str
+    first_seconds: float = 0.0
+    first_counts: list[int] = field(default_factory=lambda: [0] * (len(FIRST_TOKEN_EDGES) + 1))
+    gap_seconds: float = 0.0
+    gap_counts: list[int] = field(default_factory=lambda: [0] * (len(INTER_TOKEN_EDGES) + 1))
+    tokens: int = 0
+    requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SLO_RESULTS, 0))
+    parity: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARITY_RESULTS, 0))
+
+    def first_token(self, seconds: float) -> None:
+        """Count a request's first token, `seconds` after it came."""
+        self.tokens += 1
+        self.first_seconds += seconds
+        self.first_counts[bisect_left(FIRST_TOKEN_EDGES, seconds)] += 1
+
+    def next_token(self, seconds: float) -> None:
+        """Count a token that came `seconds` after the one before."""
+        self.tokens += 1
+        self.gap_seconds += seconds
+        self.gap_counts[bisect_left(INTER_TOKEN_EDGES, seconds)] += 1
+
+    def finished(self, met: bool) -> None:
+        """Count a request that has all of its tokens, and whether it kept the SLO."""
+        self.requests["met" if met else "missed"] += 1
+
+    def compared(self, equal: int, near_ties: int, different: int) -> None:
+        """Count tokens that were compared with the reference's."""
+        for result, count in (("equal", equal), ("near_tie", near_ties), ("different", different)):
+            self.parity[result] += count
 
 
 def best_seconds(

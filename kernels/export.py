@@ -23,7 +23,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from monitorgen import telemetry
-from monitorgen.kernels.counters import DecodeCounters, KernelCounters, KVCacheCounters
+from monitorgen.kernels.counters import (
+    DecodeCounters,
+    KernelCounters,
+    KVCacheCounters,
+    RunnerCounters,
+)
 from monitorgen.kernels.workload import UsageError
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
@@ -77,10 +82,19 @@ KV_CACHE_VALUES: Mapping[str, Callable[[KVCacheCounters], float]] = {
     "monitorgen_kv_cache_blocks_in_use": lambda c: c.blocks_in_use,
     "monitorgen_kv_cache_fragmentation_ratio": lambda c: c.fragmentation,
 }
+RUNNER_VALUES: Mapping[str, Callable[[RunnerCounters], Series]] = {
+    "monitorgen_runner_tokens_total": lambda r: [((), r.tokens)],
+    "monitorgen_runner_requests_total": lambda r: [((slo,), n) for slo, n in r.requests.items()],
+    "monitorgen_runner_parity_tokens_total": lambda r: [((result,), n) for result, n in r.parity.items()],
+}
+RUNNER_TIMES: Mapping[str, Callable[[RunnerCounters], tuple[list[int], float]]] = {
+    "monitorgen_runner_time_to_first_token_seconds": lambda r: (list(r.first_counts), r.first_seconds),
+    "monitorgen_runner_inter_token_latency_seconds": lambda r: (list(r.gap_counts), r.gap_seconds),
+}
 
 
 class Telemetry(Collector):
-    """A collector over decode loops, kernels and paged KV caches: every scrape reads them anew.
+    """A collector over decode loops, kernels, paged KV caches and runners: every scrape reads them anew.
 
     A family that needs a CUDA device appears only where a loop really runs from CUDA graphs.
     """
@@ -90,8 +104,10 @@ class Telemetry(Collector):
         decode: Sequence[DecodeCounters] = (),
         kernels: Sequence[KernelCounters] = (),
         caches: Sequence[KVCacheCounters] = (),
+        runners: Sequence[RunnerCounters] = (),
     ) -> None:
-        self.decode, self.kernels, self.caches = tuple(decode), tuple(kernels), tuple(caches)
+        self.decode, self.kernels = tuple(decode), tuple(kernels)
+        self.caches, self.runners = tuple(caches), tuple(runners)
 
     def collect(self) -> Iterator[Family]:
         """The families that have an owner now."""
@@ -106,11 +122,13 @@ class Telemetry(Collector):
             for cache in self.caches:
                 family.add_metric([cache.model_name], value(cache))
             yield family
+        for metric in telemetry.RUNNERS if self.runners else ():
+            yield _runner_family(metric, self.runners)
 
 
 def _decode_family(metric: telemetry.Metric, owners: Sequence[DecodeCounters]) -> Family:
     if metric.type == "histogram":
-        parts = [(c.model_name, list(c.step_counts), c.step_seconds) for c in owners]
+        parts = [((c.model_name,), list(c.step_counts), c.step_seconds) for c in owners]
         return _histogram(metric, parts)
     family = _family(metric)
     values = DECODE_VALUES[metric.name]
@@ -122,7 +140,7 @@ def _decode_family(metric: telemetry.Metric, owners: Sequence[DecodeCounters]) -
 
 def _kernel_family(metric: telemetry.Metric, owners: Sequence[KernelCounters]) -> Family:
     if metric.type == "histogram":
-        return _histogram(metric, [(k.kernel, list(k.counts), k.seconds) for k in owners])
+        return _histogram(metric, [((k.kernel,), list(k.counts), k.seconds) for k in owners])
     family = _family(metric)
     values = KERNEL_VALUES[metric.name]
     for kernel in owners:
@@ -131,17 +149,29 @@ def _kernel_family(metric: telemetry.Metric, owners: Sequence[KernelCounters]) -
     return family
 
 
+def _runner_family(metric: telemetry.Metric, owners: Sequence[RunnerCounters]) -> Family:
+    if metric.type == "histogram":
+        times = RUNNER_TIMES[metric.name]
+        return _histogram(metric, [((r.model_name, r.backend), *times(r)) for r in owners])
+    family = _family(metric)
+    values = RUNNER_VALUES[metric.name]
+    for runner in owners:
+        for labels, number in values(runner):
+            family.add_metric([runner.model_name, runner.backend, *labels], number)
+    return family
+
+
 def _family(metric: telemetry.Metric) -> CounterMetricFamily | GaugeMetricFamily:
     made = CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily
     return made(metric.name, metric.help, labels=metric.labels)
 
 
-def _histogram(metric: telemetry.Metric, parts: Iterable[tuple[str, list[int], float]]) -> Family:
+def _histogram(metric: telemetry.Metric, parts: Iterable[tuple[Sequence[str], list[int], float]]) -> Family:
     """Counts of single buckets become Prometheus' cumulative ones."""
     family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
     edges = [*map(str, metric.buckets), "+Inf"]
     for owner, counts, total in parts:
-        family.add_metric([owner], buckets=list(zip(edges, accumulate(counts), strict=True)), sum_value=total)
+        family.add_metric(owner, buckets=list(zip(edges, accumulate(counts), strict=True)), sum_value=total)
     return family
 
 

@@ -156,5 +156,21 @@ WORKLOADS: tuple[Workload, ...] = (
             "optimized": "monitorgen.kernels.attention.optimized_paged_attn",
         },
     ),
+    Workload(
+        "run_vllm_decoder",
+        "decode",
+        "Requests through each backend, or vLLM: latency, goodput, parity with native FlexAttention.",
+        {"optimized": "monitorgen.kernels.decode.run_vllm_decoder"},
+    ),
+    Workload(
+        "flexdecoding",
+        "attention",
+        "Decoding over a static cache: eager, math only, or FlexAttention's kernel in a CUDA graph.",
+        {
+            "baseline": "monitorgen.kernels.attention.baseline_flexdecoding",
+            "math": "monitorgen.kernels.attention.optimized_flexdecoding_math",
+            "optimized": "monitorgen.kernels.attention.optimized_flexdecoding",
+        },
+    ),
 )
 """Every workload that is bundled, in the order in which they are listed."""

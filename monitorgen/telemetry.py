@@ -5,7 +5,8 @@ vLLM keeps its CUDA graph statistics in a log table; our decode workload exports
 here: not torch, not prometheus_client. `kernels` turns these into real metrics, `catalog` into the engine
 `workload`.
 
-Every family carries `model_name` (kernels: `kernel`), so that rules for vLLM hold here too. Counters count
+Every family carries `model_name` (kernels: `kernel`), so that rules for vLLM hold here too; those of runners
+also `backend`. Counters count
 since the start of the process and are named with `_total`.
 """
 
@@ -29,6 +30,15 @@ STEP_EDGES = (
 KERNEL_EDGES = (
     0.000005, 0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
 )  # fmt: skip
+
+# From what a tiny model takes on a GPU (0.2 ms a token) to what nobody waits for; where an SLO may lie, 50 ms
+# to 1 s, the edges are those of vLLM's own histograms.
+FIRST_TOKEN_EDGES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+INTER_TOKEN_EDGES = (
+    0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.5, 1.0,
+)  # fmt: skip
+PARITY_RESULTS = ("different", "equal", "near_tie")
+SLO_RESULTS = ("met", "missed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,4 +252,49 @@ KV_CACHE: tuple[Metric, ...] = (
     ),
 )
 
-METRICS: tuple[Metric, ...] = DECODE + KERNELS + KV_CACHE
+_RUNNER = ("model_name", "backend")
+
+RUNNERS: tuple[Metric, ...] = (
+    Metric(
+        "monitorgen_runner_time_to_first_token_seconds",
+        "histogram",
+        "seconds",
+        "Time from a request's arrival to its first token, queueing included.",
+        labels=_RUNNER,
+        buckets=FIRST_TOKEN_EDGES,
+    ),
+    Metric(
+        "monitorgen_runner_inter_token_latency_seconds",
+        "histogram",
+        "seconds",
+        "Time between tokens of a request that follow each other.",
+        labels=_RUNNER,
+        buckets=INTER_TOKEN_EDGES,
+    ),
+    Metric(
+        "monitorgen_runner_tokens_total",
+        "counter",
+        "tokens",
+        "Tokens that requests got, the first ones included.",
+        labels=_RUNNER,
+    ),
+    Metric(
+        "monitorgen_runner_requests_total",
+        "counter",
+        "requests",
+        "Requests that got all of their tokens, by whether they kept the SLO; the rate of those that did is "
+        "the goodput.",
+        labels=(*_RUNNER, "slo"),
+        values=(("slo", SLO_RESULTS),),
+    ),
+    Metric(
+        "monitorgen_runner_parity_tokens_total",
+        "counter",
+        "tokens",
+        "Tokens compared with what the reference chooses at the same place.",
+        labels=(*_RUNNER, "result"),
+        values=(("result", PARITY_RESULTS),),
+    ),
+)
+
+METRICS: tuple[Metric, ...] = DECODE + KERNELS + KV_CACHE + RUNNERS

@@ -56,12 +56,12 @@ def all_targets() -> tuple[Target, ...]:
 
 
 def find(text: str, targets: Sequence[Target]) -> tuple[Target, tuple[str, ...]]:
-    """The target that a name means, and its arms: NAME, GROUP:NAME, and one arm as optimized_NAME or
-    NAME_optimized. Raises InputError with the nearest names."""
+    """The target that a name means, and its arms: NAME, GROUP:NAME, and one arm as optimized_NAME,
+    NAME_optimized or the name of its module. Raises InputError with the nearest names."""
     names: dict[str, tuple[Target, tuple[str, ...]]] = {}
     for target in targets:
-        for arm in target.arms:
-            for name in (f"{arm}_{target.name}", f"{target.name}_{arm}"):
+        for arm, module in target.arms.items():
+            for name in (f"{arm}_{target.name}", f"{target.name}_{arm}", module.rpartition(".")[2]):
                 names[name] = (target, (arm,))
     names |= {target.name: (target, tuple(target.arms)) for target in targets}
     group, colon, name = text.rpartition(":")

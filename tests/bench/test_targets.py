@@ -42,6 +42,16 @@ def test_names(text, expected):
     assert picked(text) == expected
 
 
+def test_an_arm_is_also_named_as_its_module():
+    flex = Target(
+        "flex", "attention", "", {"baseline": "room.baseline_flex", "math": "room.optimized_flex_math"}
+    )
+    for name in ("optimized_flex_math", "attention:optimized_flex_math", "flex_math", "math_flex"):
+        (chosen,) = choose(name, (), (*TARGETS, flex))
+        assert (chosen.target, chosen.arms) == (flex, ["math"])
+    assert module_of("optimized_flex_math", None, (flex,)) == "room.optimized_flex_math"
+
+
 def test_flags_go_to_a_target_and_on_top_to_an_arm():
     # The call of the field: both arms named, each with its own flags.
     said = picked(

@@ -26,6 +26,7 @@ from monitorgen.kernels.counters import (
     Expected,
     KernelCounters,
     KVCacheCounters,
+    RunnerCounters,
     best_seconds,
 )
 from monitorgen.kernels.export import Telemetry, exporting, serve
@@ -83,10 +84,23 @@ def cache() -> KVCacheCounters:
 
 
 @pytest.fixture
+def runner() -> RunnerCounters:
+    """A runner with two requests of which one was too slow, and tokens of all three verdicts."""
+    counters = RunnerCounters("tiny", "flex")
+    for first, gaps in ((0.05, [0.01]), (7.0, [0.0003, 0.3])):
+        counters.first_token(first)
+        for gap in gaps:
+            counters.next_token(gap)
+        counters.finished(first < 1)
+    counters.compared(3, 2, 1)
+    return counters
+
+
+@pytest.fixture
 def families(
-    busy: DecodeCounters, kernel: KernelCounters, cache: KVCacheCounters
+    busy: DecodeCounters, kernel: KernelCounters, cache: KVCacheCounters, runner: RunnerCounters
 ) -> Iterator[dict[str, Exposed]]:
-    with serve([Telemetry([busy], [kernel], [cache])], 0) as port:
+    with serve([Telemetry([busy], [kernel], [cache], [runner])], 0) as port:
         yield scrape(port)
 
 
@@ -146,6 +160,17 @@ def test_a_page_holds_exactly_the_declared_families(families: dict[str, Exposed]
         ("monitorgen_kv_cache_blocks", {}, 10),
         ("monitorgen_kv_cache_blocks_in_use", {}, 3),
         ("monitorgen_kv_cache_fragmentation_ratio", {}, 3 / 12),
+        ("monitorgen_runner_tokens_total", {"backend": "flex"}, 5),
+        ("monitorgen_runner_requests_total", {"slo": "met", "model_name": "tiny"}, 1),
+        ("monitorgen_runner_requests_total", {"slo": "missed"}, 1),
+        ("monitorgen_runner_parity_tokens_total", {"result": "equal"}, 3),
+        ("monitorgen_runner_parity_tokens_total", {"result": "near_tie"}, 2),
+        ("monitorgen_runner_parity_tokens_total", {"result": "different"}, 1),
+        ("monitorgen_runner_time_to_first_token_seconds_bucket", {"le": "0.05"}, 1),
+        ("monitorgen_runner_time_to_first_token_seconds_bucket", {"le": "10.0"}, 2),
+        ("monitorgen_runner_time_to_first_token_seconds_sum", {}, 7.05),
+        ("monitorgen_runner_inter_token_latency_seconds_bucket", {"le": "0.0005"}, 1),
+        ("monitorgen_runner_inter_token_latency_seconds_count", {}, 3),
     ],
 )
 def test_a_page_says_what_was_counted(
