@@ -23,7 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from monitorgen import telemetry
-from monitorgen.kernels.counters import DecodeCounters, KernelCounters
+from monitorgen.kernels.counters import DecodeCounters, KernelCounters, SpeculationCounters
 from monitorgen.kernels.workload import UsageError
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
@@ -53,6 +53,14 @@ DECODE_VALUES: Mapping[str, Callable[[DecodeCounters], Series]] = {
     "vllm:decode_padding_tokens_total": lambda c: [((), c.padding_tokens)],
     "vllm:decode_batch_size": lambda c: [((), c.batch_size)],
 }
+SPECULATION_VALUES: Mapping[str, Callable[[SpeculationCounters], Series]] = {
+    "vllm:spec_decode_num_drafts_total": lambda s: [((), s.drafts)],
+    "vllm:spec_decode_num_draft_tokens_total": lambda s: [((), s.draft_tokens)],
+    "vllm:spec_decode_num_accepted_tokens_total": lambda s: [((), s.accepted_tokens)],
+    "vllm:spec_decode_num_accepted_tokens_per_pos_total": lambda s: [
+        ((str(position),), count) for position, count in enumerate(s.accepted_at)
+    ],
+}
 KERNEL_VALUES: Mapping[str, Callable[[KernelCounters], Series]] = {
     "monitorgen_kernel_bytes_total": lambda k: [((), k.bytes_per_call * k.calls)],
     "monitorgen_kernel_flops_total": lambda k: [((), k.flops_per_call * k.calls)],
@@ -61,13 +69,18 @@ KERNEL_VALUES: Mapping[str, Callable[[KernelCounters], Series]] = {
 
 
 class Telemetry(Collector):
-    """A collector over decode loops and kernels: every scrape reads them anew.
+    """A collector over decode loops, speculation and kernels: every scrape reads them anew.
 
     A family that needs a CUDA device appears only where a loop really runs from CUDA graphs.
     """
 
-    def __init__(self, decode: Sequence[DecodeCounters] = (), kernels: Sequence[KernelCounters] = ()) -> None:
-        self.decode, self.kernels = tuple(decode), tuple(kernels)
+    def __init__(
+        self,
+        decode: Sequence[DecodeCounters] = (),
+        kernels: Sequence[KernelCounters] = (),
+        speculation: Sequence[SpeculationCounters] = (),
+    ) -> None:
+        self.decode, self.kernels, self.speculation = tuple(decode), tuple(kernels), tuple(speculation)
 
     def collect(self) -> Iterator[Family]:
         """The families that have an owner now."""
@@ -75,6 +88,8 @@ class Telemetry(Collector):
             owners = [c for c in self.decode if c.graphs or not metric.needs]
             if owners:
                 yield _decode_family(metric, owners)
+        for metric in telemetry.SPECULATION if self.speculation else ():
+            yield _speculation_family(metric, self.speculation)
         for metric in telemetry.KERNELS if self.kernels else ():
             yield _kernel_family(metric, self.kernels)
 
@@ -85,6 +100,15 @@ def _decode_family(metric: telemetry.Metric, owners: Sequence[DecodeCounters]) -
         return _histogram(metric, parts)
     family = _family(metric)
     values = DECODE_VALUES[metric.name]
+    for counters in owners:
+        for labels, number in values(counters):
+            family.add_metric([counters.model_name, *labels], number)
+    return family
+
+
+def _speculation_family(metric: telemetry.Metric, owners: Sequence[SpeculationCounters]) -> Family:
+    family = _family(metric)
+    values = SPECULATION_VALUES[metric.name]
     for counters in owners:
         for labels, number in values(counters):
             family.add_metric([counters.model_name, *labels], number)

@@ -131,6 +131,35 @@ DECODE: tuple[Metric, ...] = (
     ),
 )
 
+# vLLM's own names and meanings, so that one rule holds for both; vLLM also has the label `engine`.
+SPECULATION: tuple[Metric, ...] = (
+    Metric(
+        "vllm:spec_decode_num_drafts_total",
+        "counter",
+        "events",
+        "Drafts that the target checked: one for each row of a step that had any draft token.",
+    ),
+    Metric(
+        "vllm:spec_decode_num_draft_tokens_total",
+        "counter",
+        "tokens",
+        "Tokens that were drafted.",
+    ),
+    Metric(
+        "vllm:spec_decode_num_accepted_tokens_total",
+        "counter",
+        "tokens",
+        "Draft tokens that the target accepted.",
+    ),
+    Metric(
+        "vllm:spec_decode_num_accepted_tokens_per_pos_total",
+        "counter",
+        "tokens",
+        "Draft tokens that the target accepted, by their place in the draft, from 0.",
+        labels=("model_name", "position"),
+    ),
+)
+
 KERNELS: tuple[Metric, ...] = (
     Metric(
         "monitorgen_kernel_seconds",
@@ -163,4 +192,4 @@ KERNELS: tuple[Metric, ...] = (
     ),
 )
 
-METRICS: tuple[Metric, ...] = DECODE + KERNELS
+METRICS: tuple[Metric, ...] = DECODE + SPECULATION + KERNELS

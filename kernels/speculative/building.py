@@ -1,0 +1,226 @@
+"""Puts an arm together from flags: models, ops, drafter, loop. All that can be wrong is said first."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from monitorgen.kernels.counters import DecodeCounters, SpeculationCounters
+from monitorgen.kernels.decode.config import SHAPES
+from monitorgen.kernels.decode.device import check_fits, choose_device, graph_pool_bytes, held_bytes
+from monitorgen.kernels.decode.graphs import cuda
+from monitorgen.kernels.decode.model import Ops
+from monitorgen.kernels.decode.options import build_ops
+from monitorgen.kernels.decode.sampling import Sampling
+from monitorgen.kernels.decode.torch_ops import TorchOps
+from monitorgen.kernels.decode.weights import DTYPES, Weights, config_of, make_weights
+from monitorgen.kernels.speculative import corpus
+from monitorgen.kernels.speculative.adaptive import AdaptiveK
+from monitorgen.kernels.speculative.draft_model import ModelDrafter
+from monitorgen.kernels.speculative.drafter import Drafter
+from monitorgen.kernels.speculative.models import PAIRS, pair_of
+from monitorgen.kernels.speculative.ngram import NgramDrafter
+from monitorgen.kernels.speculative.plain import Plain
+from monitorgen.kernels.speculative.settings import Settings
+from monitorgen.kernels.speculative.speculator import Speculator, check_room
+from monitorgen.kernels.speculative.train import Say, trained
+from monitorgen.kernels.speculative.verify import Verifier
+from monitorgen.kernels.workload import UsageError
+
+Arm = Literal["plain", "baseline", "optimized_math", "optimized"]
+UNSEEN = 5_000_000  # added to the seed of the prompts: documents that no model was trained on
+
+
+@dataclass(slots=True)
+class Models:
+    """A target, its draft where there is one, the prompts that are decoded, and the token that ends them."""
+
+    target: Weights
+    draft: Weights | None
+    prompts: list[list[int]]
+    answers: list[int]
+    end: int
+    context: int
+
+
+def find_models(flags: Mapping[str, Any], settings: Settings, say: Say = lambda _: None) -> Models:
+    """The models and prompts that the flags name; checks first, then loads or trains. Raises UsageError."""
+    device = choose_device(flags["device"])
+    on_cuda = device.type == "cuda"
+    dtype = DTYPES[flags["dtype"] if flags["dtype"] != "auto" else "bf16" if on_cuda else "fp32"]
+    if flags["model"]:
+        return _checkpoints(flags, settings, device, dtype)
+    name = flags["pair"] or ("1b" if on_cuda else "tiny")
+    if name in PAIRS and settings.draft not in PAIRS[name].drafts and _is_model(settings.draft):
+        _same_vocabulary(PAIRS[name].target.name, PAIRS[name].target.vocab, settings.draft)
+        raise UsageError(f"draft {settings.draft}: a checkpoint drafts for a checkpoint; give --model too")
+    pair, draft = pair_of(name, settings.draft)
+    prompts = corpus.prompts(flags["batch"], flags["seed"] + UNSEEN)
+    answers, context = _sizes(flags, settings, prompts, pair.target.positions, pair.target.name)
+    wanted = draft if settings.method == "draft-model" else ""
+    target, small = trained(
+        pair, wanted, seed=flags["seed"], device=device, dtype=dtype, folder=flags["models"], say=say
+    )
+    return Models(target, small, prompts, answers, corpus.vocabulary().index(corpus.END), context)
+
+
+def _is_model(name: str) -> bool:
+    """Whether a name is a random shape or a checkpoint's folder."""
+    return name in SHAPES or (bool(name) and Path(name).is_dir())
+
+
+def _checkpoints(
+    flags: Mapping[str, Any], settings: Settings, device: torch.device, dtype: torch.dtype
+) -> Models:
+    """A checkpoint or random shape as target, another as draft; prompts are random tokens."""
+    config = config_of(flags["model"])
+    if settings.method == "draft-model":
+        if not settings.draft:
+            raise UsageError("--model needs --draft: a checkpoint's folder, or --method ngram")
+        _same_vocabulary(config.name, config.vocab, settings.draft)
+    dice = random.Random(flags["seed"])
+    prompts = [
+        [dice.randrange(config.vocab) for _ in range(dice.randint(8, 40))] for _ in range(flags["batch"])
+    ]
+    answers, context = _sizes(flags, settings, prompts, config.positions, config.name)
+    check_fits(
+        f"{config.name} in {dtype}", config.parameters * dtype.itemsize, device, "take a smaller --model"
+    )
+    target = make_weights(flags["model"], device=device, dtype=dtype, seed=flags["seed"], positions=context)
+    draft = None
+    if settings.method == "draft-model":
+        draft = make_weights(
+            settings.draft, device=device, dtype=dtype, seed=flags["seed"] + 1, positions=context
+        )
+    return Models(target, draft, prompts, answers, -1, context)
+
+
+def _same_vocabulary(target: str, vocab: int, draft: str) -> None:
+    """Raise UsageError unless the draft speaks the target's vocabulary."""
+    theirs = config_of(draft).vocab
+    if theirs != vocab:
+        raise UsageError(
+            f"draft {draft} has a vocabulary of {theirs} tokens, the target {target} one of {vocab}: "
+            "a draft must share the target's tokenizer"
+        )
+
+
+def _sizes(
+    flags: Mapping[str, Any], settings: Settings, prompts: Sequence[Sequence[int]], positions: int, name: str
+) -> tuple[list[int], int]:
+    """Most tokens of each answer, and the places of a row in the cache. Raises UsageError if they are few."""
+    answers = [flags["tokens"]] * len(prompts)
+    need = max(map(len, prompts)) + flags["tokens"] + settings.k
+    context = flags["context"] or need
+    if context > positions:
+        raise UsageError(
+            f"a cache of {context} tokens a row (k {settings.k}): {name} has {positions} positions"
+        )
+    check_room(prompts, answers, settings.k, context)
+    return answers, context
+
+
+def make_ops(arm: Arm, flags: Mapping[str, Any], weights: Weights, rows: int, *, shared: bool) -> Ops:
+    """What computes an arm's steps of up to `rows`; `shared`: rows that share pages. Raises UsageError."""
+    if arm in ("baseline", "optimized_math"):
+        return TorchOps(weights)
+    ops, _ = build_ops(flags, weights, rows)
+    if shared and ops.name == "triton":
+        from monitorgen.kernels.decode.triton_ops import TritonOps
+
+        assert isinstance(ops, TritonOps)
+        ops.write_first = True
+    return ops
+
+
+def make_sampling(settings: Settings, device: torch.device, seed: int) -> Sampling | None:
+    """How tokens are drawn; None is greedy."""
+    if not settings.temperature:
+        return None
+    generator = torch.Generator(device).manual_seed(seed)
+    return Sampling(generator, settings.temperature, settings.top_k, settings.top_p)
+
+
+def make_drafter(arm: Arm, flags: Mapping[str, Any], settings: Settings, models: Models) -> Drafter:
+    """The drafter that the settings name. Raises UsageError."""
+    rows = len(models.prompts)
+    if settings.method == "ngram":
+        return NgramDrafter(settings.ngram_min, settings.ngram_max)
+    draft = models.draft
+    assert draft is not None
+    return ModelDrafter(
+        draft,
+        make_ops(arm, flags, draft, 2 * rows, shared=True),
+        make_ops(arm, flags, draft, rows, shared=False),
+        rows,
+        models.context,
+        make_sampling(settings, draft.device, flags["seed"] + 1),
+    )
+
+
+def make_loop(
+    arm: Arm, flags: Mapping[str, Any], settings: Settings, models: Models, counters: DecodeCounters,
+    speculation: SpeculationCounters,
+) -> Speculator | Plain:  # fmt: skip
+    """An arm's loop, its prompts read and its graphs captured."""
+    weights, rows = models.target, len(models.prompts)
+    graphs = arm != "baseline" and weights.device.type == "cuda"
+    sampling = make_sampling(settings, weights.device, flags["seed"])
+    if graphs:
+        counters.mode, counters.graphs = "full", True
+    if arm == "plain":
+        ops = make_ops(arm, flags, weights, rows, shared=False)
+        plain = Plain(
+            weights,
+            ops,
+            rows,
+            models.context,
+            end=models.end,
+            graphs=graphs,
+            sampling=sampling,
+            counters=counters,
+        )
+        plain.start(models.prompts, models.answers)
+        plain.capture()
+        return plain
+    ops = make_ops(arm, flags, weights, rows * (settings.k + 1), shared=True)
+    verifier = Verifier(weights, ops, rows, settings.k, models.context, sampling)
+    drafter = make_drafter(arm, flags, settings, models)
+    made = Speculator(
+        verifier, drafter, rows, models.context, end=models.end, graphs=graphs, counters=counters,
+        speculation=speculation,
+    )  # fmt: skip
+    made.start(models.prompts, models.answers)
+    if settings.adaptive:
+        made.capture(range(1, settings.k + 1))
+        made.adaptive = AdaptiveK(settings.k, draft_cost(made))
+    made.capture()
+    return made
+
+
+def draft_cost(loop: Speculator, repeats: int = 5) -> float:
+    """The measured time of drafting one token over that of a verification: the medians of some runs."""
+    from monitorgen.kernels.decode.device import measure
+
+    pair, k = loop.pairs[loop.longest], loop.longest
+    halves = [
+        sorted(measure(half, loop.device, repeats, 1))[repeats // 2] for half in (pair.draft, pair.verify)
+    ]
+    loop.reset()
+    return float(halves[0] / k / halves[1])
+
+
+def watch_memory(loop: Speculator | Plain, counters: DecodeCounters) -> None:
+    """Let counters ask what the loop holds: of the allocator on CUDA, else of its tensors."""
+    if loop.device.type == "cuda":
+        counters.allocator_bytes = partial(cuda.memory_reserved, loop.device)
+        counters.pool_bytes = graph_pool_bytes
+        return
+    held = list(loop.tensors())
+    counters.allocator_bytes = lambda: held_bytes(held)
