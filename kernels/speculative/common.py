@@ -10,6 +10,7 @@ yet.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -163,25 +164,31 @@ def make_command(arm: Arm) -> click.Command:
             raise UsageError(f"--prom-duration {duration:g} needs --prom-port")
         if port is not None and context.get_parameter_source("prom_duration") is ParameterSource.DEFAULT:
             duration = math.inf
-        settings_from(flags)  # before the port is taken
-        run = SpeculativeRun(arm, flags, lambda line: click.echo(line, err=True))
-        speculation = [] if arm == "plain" else [run.speculation]
-        try:
-            with exporting(
-                Telemetry([run.counters], speculation=speculation), port=port, host=flags["prom_host"]
-            ):
+        page = Telemetry()
+        # The port is taken before the models are made: that may take long, and a port in use is said at once.
+        with exporting(page, port=port, host=flags["prom_host"]):
+            run = SpeculativeRun(arm, flags, lambda line: click.echo(line, err=True))
+            page.decode, page.speculation = (run.counters,), () if arm == "plain" else (run.speculation,)
+            try:
                 for line in report(run, flags["repeats"]):
                     click.echo(line)
-                _go_on(run, duration)
-        finally:
-            run.close()
+                _go_on(run, duration, flags["rate"])
+            finally:
+                run.close()
         return 0
 
     callback: Any = prom_options(click.pass_context(decode))
+    rate = click.option(
+        "--rate",
+        type=click.FloatRange(min=0),
+        default=2.0,
+        show_default=True,
+        help="Batches a second while metrics are served; 0 decodes without a pause.",
+    )
     repeats = click.option(
         "--repeats", type=click.IntRange(1), default=3, show_default=True, help="Runs timed."
     )
-    for option in reversed((*SETTINGS, *WORK, repeats)):
+    for option in reversed((*SETTINGS, *WORK, repeats, rate)):
         callback = option(callback)
     made: click.Command = click.command(help=HELP[arm], context_settings={"max_content_width": 110})(callback)
     return made
@@ -217,16 +224,21 @@ def report(run: SpeculativeRun, repeats: int) -> list[str]:
     return lines
 
 
-def _go_on(run: SpeculativeRun, duration: float) -> None:
-    """Decode the batch again and again while metrics are served."""
+def _go_on(run: SpeculativeRun, duration: float, rate: float) -> None:
+    """Decode the batch again and again while metrics are served, `rate` times a second at most."""
     if not duration:
         return
     span = "until SIGTERM" if math.isinf(duration) else f"for {duration:g} s more"
     click.echo(f"decoding goes on {span}", err=True)
-    end = time.monotonic() + duration
+    due = time.monotonic()
+    end = due + duration
     try:
-        while time.monotonic() < end:
+        while due < end:
             run.step()
+            due = max(due + 1 / rate, time.monotonic()) if rate else time.monotonic()
+            pause = min(due, end) - time.monotonic()
+            if pause > 0:
+                threading.Event().wait(pause)
     except (Terminated, KeyboardInterrupt):
         click.echo("ended by request", err=True)
 

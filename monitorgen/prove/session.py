@@ -32,7 +32,7 @@ from monitorgen.prove.sources import Source
 from monitorgen.prove.traffic import SERVER
 from monitorgen.prove.value_stage import LiveReport, ValueStage
 from monitorgen.prove.vllm_server import VllmOptions, VllmServer, serve_vllm
-from monitorgen.prove.workload import serve_workload
+from monitorgen.prove.workload import programs_for, serve_workload
 from monitorgen.targets.files import about, bundle_files
 from monitorgen.targets.writer import write
 
@@ -44,7 +44,6 @@ RECORDINGS = (
 RECORDED = "vLLM 0.32.0"
 STEP = 8.0  # seconds between two recordings
 TIME_SCALE = 60.0
-SLOWLY = ("--rate", "1")  # requests a second of the workload, where a vLLM needs the machine as well
 LONGEST_DRIVE = 600.0  # seconds for all scenarios on a real vLLM
 NOT_ASKED = "alerts were not provoked in this run"
 
@@ -58,7 +57,7 @@ class Options:
 
     `seconds` is how long values are awaited at most, `settle` how long families that nobody exports.
     `sources` are servers that run already; `replay` adds recordings that are played back, `vllm` a real
-    server, `workload` the decode workload under that interpreter.
+    server, `workload` the bundled workloads under that interpreter.
     """
 
     seconds: float = 80.0
@@ -112,10 +111,11 @@ def prove_live(
         if options.replay:
             sources += _replays(built, stack)
         if options.workload and (job := _job_of(built, "workload")):
-            progress("starting the decode workload")
-            slowly = SLOWLY if options.vllm else ()
-            decode = stack.enter_context(serve_workload(workdir, options.workload, slowly))
-            sources.append(Source(job, decode.target, kind="workload"))
+            for program in programs_for(bundle):
+                progress(f"starting {program.name}")
+                slowly = options.vllm is not None  # which needs the machine as well
+                served = serve_workload(program, workdir, options.workload, slowly=slowly)
+                sources.append(Source(job, stack.enter_context(served).target, kind="workload"))
         server = _vllm(options, workdir, progress, stack)
         real = [Source(_job(built, "vllm"), server.target, kind="vllm")] if server else []
         sources += real

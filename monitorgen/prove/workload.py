@@ -1,4 +1,4 @@
-"""The bundled decode workload as a source: it decodes on this machine and exports what it really does."""
+"""The bundled workloads as sources: they do real work on this machine, and export what they do."""
 
 from __future__ import annotations
 
@@ -11,13 +11,72 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from monitorgen import promql, telemetry
+from monitorgen.bundle import Bundle
 from monitorgen.errors import ToolMissing
 from monitorgen.prove.access import NO_ACCESS, NoPageError, get
 from monitorgen.prove.processes import LOOPBACK, Child, ProcessError, child, free_port
 
-MODULE = "monitorgen.kernels.decode.v1_bucketed_decode_loop"
 PYTHON_VARIABLE = "MONITORGEN_WORKLOAD_PYTHON"
-START = 180.0  # seconds: importing torch and capturing the first steps on a busy machine
+START = 180.0  # seconds: importing torch, capturing the first steps, training a tiny pair on a busy machine
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A workload that serves metrics: its module, and a family that its page has once it is ready.
+
+    `slowly` are flags that make it leave the machine to others.
+    """
+
+    name: str
+    module: str
+    families: tuple[telemetry.Metric, ...]
+    ready: str
+    slowly: tuple[str, ...] = ("--rate", "1")
+
+    def exports(self, names: frozenset[str]) -> bool:
+        """Whether it exports one of these names; a histogram's series are named after it."""
+        return any(
+            metric.name in names
+            or (metric.type == "histogram" and any(f"{metric.name}_{part}" in names for part in _PARTS))
+            for metric in self.families
+        )
+
+
+_PARTS = ("bucket", "sum", "count")
+PROGRAMS = (
+    Program(
+        "the decode workload",
+        "monitorgen.kernels.decode.v1_bucketed_decode_loop",
+        telemetry.DECODE,
+        "vllm:decode_tokens_total",
+    ),
+    Program(
+        "the speculative workload",
+        "monitorgen.kernels.speculative.optimized_speculative_decoding",
+        telemetry.SPECULATION,
+        "vllm:spec_decode_num_drafts_total",
+        slowly=("--rate", "0.5"),
+    ),
+)
+
+
+def programs_for(bundle: Bundle) -> tuple[Program, ...]:
+    """The workloads that export what the items of a bundle read, directly or through a recorded name."""
+    names = frozenset(name for expr in _expressions(bundle) for name in _names(expr))
+    return tuple(program for program in PROGRAMS if program.exports(names))
+
+
+def _expressions(bundle: Bundle) -> Iterator[str]:
+    yield from (rule.expr for group in bundle.groups for rule in group.rules)
+    for dashboard in bundle.dashboards:
+        yield from (query.expr for panel in dashboard.panels for query in panel.queries)
+
+
+def _names(expr: str) -> Iterator[str]:
+    # A bundle that was read from files may hold anything; what does not parse is told by its own check.
+    with contextlib.suppress(promql.PromQLError):
+        yield from (one.name for one in promql.selectors(promql.grafana_substitute(expr)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +99,27 @@ def workload_python() -> Path | None:
 
 
 @contextlib.contextmanager
-def serve_workload(workdir: Path, python: Path, flags: tuple[str, ...] = ()) -> Iterator[WorkloadServer]:
-    """Run the bucketed decode loop under steady traffic inside the `with` block.
+def serve_workload(
+    program: Program, workdir: Path, python: Path, *, slowly: bool = False
+) -> Iterator[WorkloadServer]:
+    """Run a workload under steady traffic inside the `with` block.
 
     Raises `ProcessError` with its own words if it does not start.
     """
     port = free_port()
-    argv: list[str | Path] = [python, "-m", MODULE, "--prom-port", str(port), *flags]
+    flags = program.slowly if slowly else ()
+    argv: list[str | Path] = [python, "-m", program.module, "--prom-port", str(port), *flags]
     url = f"http://{LOOPBACK}:{port}/metrics"
 
     def exports() -> bool:
         with contextlib.suppress(NoPageError):
-            return b"vllm:decode_tokens_total" in get(url, NO_ACCESS, timeout=5.0).body
+            return program.ready.encode() in get(url, NO_ACCESS, timeout=5.0).body
         return False
 
     # One thread: the machine has to run Prometheus beside it.
     environment = {"OMP_NUM_THREADS": "1"}
-    with child(argv, name="the decode workload", log=workdir / "workload.log", env=environment) as process:
+    log = workdir / f"{program.module.rpartition('.')[2]}.log"
+    with child(argv, name=program.name, log=log, env=environment) as process:
         try:
             process.wait_until(exports, timeout=START, what="exporting its metrics")
         except ProcessError as error:
