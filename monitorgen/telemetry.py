@@ -45,6 +45,7 @@ class Metric:
 
 
 _GPU = "a CUDA device"
+_DRAFTS = "the workload speculative_decoding"
 
 DECODE: tuple[Metric, ...] = (
     Metric(
@@ -138,18 +139,21 @@ SPECULATION: tuple[Metric, ...] = (
         "counter",
         "events",
         "Drafts that the target checked: one for each row of a step that had any draft token.",
+        needs=_DRAFTS,
     ),
     Metric(
         "vllm:spec_decode_num_draft_tokens_total",
         "counter",
         "tokens",
         "Tokens that were drafted.",
+        needs=_DRAFTS,
     ),
     Metric(
         "vllm:spec_decode_num_accepted_tokens_total",
         "counter",
         "tokens",
         "Draft tokens that the target accepted.",
+        needs=_DRAFTS,
     ),
     Metric(
         "vllm:spec_decode_num_accepted_tokens_per_pos_total",
@@ -157,6 +161,7 @@ SPECULATION: tuple[Metric, ...] = (
         "tokens",
         "Draft tokens that the target accepted, by their place in the draft, from 0.",
         labels=("model_name", "position"),
+        needs=_DRAFTS,
     ),
 )
 

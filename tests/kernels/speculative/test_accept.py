@@ -1,7 +1,7 @@
 """Speculative sampling draws from the target's distribution: chi-square tests on small vocabularies.
 
-The seeds are fixed, so a test passes or fails for good. The level is 0.1%: of right programs with other seeds,
-one in a thousand would fail. That the tests have power is tested as well.
+The seeds are fixed, so a test passes or fails for good. The level is 0.1%: of right programs with other
+seeds, one in a thousand would fail. That the tests have power is tested as well.
 """
 
 from __future__ import annotations
