@@ -16,7 +16,7 @@ from monitorgen.kernels.decode.config import SHAPES
 from monitorgen.kernels.decode.device import check_fits, choose_device, graph_pool_bytes, held_bytes
 from monitorgen.kernels.decode.graphs import cuda
 from monitorgen.kernels.decode.model import Ops
-from monitorgen.kernels.decode.options import build_ops
+from monitorgen.kernels.decode.options import build_ops, default_ops
 from monitorgen.kernels.decode.sampling import Sampling
 from monitorgen.kernels.decode.torch_ops import TorchOps
 from monitorgen.kernels.decode.weights import DTYPES, Weights, config_of, make_weights
@@ -149,19 +149,41 @@ def make_sampling(settings: Settings, device: torch.device, seed: int) -> Sampli
 
 def make_drafter(arm: Arm, flags: Mapping[str, Any], settings: Settings, models: Models) -> Drafter:
     """The drafter that the settings name. Raises UsageError."""
-    rows = len(models.prompts)
+    rows, fused = len(models.prompts), _fused(arm, flags, models.target.device)
     if settings.method == "ngram":
+        if fused:
+            from monitorgen.kernels.speculative.fused import FusedNgramDrafter
+
+            return FusedNgramDrafter(settings.ngram_min, settings.ngram_max)
         return NgramDrafter(settings.ngram_min, settings.ngram_max)
     draft = models.draft
     assert draft is not None
-    return ModelDrafter(
-        draft,
-        make_ops(arm, flags, draft, 2 * rows, shared=True),
-        make_ops(arm, flags, draft, rows, shared=False),
-        rows,
-        models.context,
-        make_sampling(settings, draft.device, flags["seed"] + 1),
-    )
+    first = make_ops(arm, flags, draft, 2 * rows, shared=True)
+    ops = make_ops(arm, flags, draft, rows, shared=False)
+    sampling = make_sampling(settings, draft.device, flags["seed"] + 1)
+    if fused:
+        from monitorgen.kernels.speculative.fused import FusedModelDrafter
+
+        return FusedModelDrafter(draft, first, ops, rows, models.context, sampling)
+    return ModelDrafter(draft, first, ops, rows, models.context, sampling)
+
+
+def make_verifier(arm: Arm, flags: Mapping[str, Any], settings: Settings, models: Models) -> Verifier:
+    """The target's side of an arm. Raises UsageError."""
+    weights, rows = models.target, len(models.prompts)
+    ops = make_ops(arm, flags, weights, rows * (settings.k + 1), shared=True)
+    sampling = make_sampling(settings, weights.device, flags["seed"])
+    if _fused(arm, flags, weights.device):
+        from monitorgen.kernels.speculative.fused import FusedVerifier
+
+        return FusedVerifier(weights, ops, rows, settings.k, models.context, sampling)
+    return Verifier(weights, ops, rows, settings.k, models.context, sampling)
+
+
+def _fused(arm: Arm, flags: Mapping[str, Any], device: torch.device) -> bool:
+    """Whether an arm runs our Triton kernels."""
+    name = flags["ops"] if flags["ops"] != "auto" else default_ops(device)
+    return arm == "optimized" and name.startswith("triton")
 
 
 def make_loop(
@@ -189,8 +211,7 @@ def make_loop(
         plain.start(models.prompts, models.answers)
         plain.capture()
         return plain
-    ops = make_ops(arm, flags, weights, rows * (settings.k + 1), shared=True)
-    verifier = Verifier(weights, ops, rows, settings.k, models.context, sampling)
+    verifier = make_verifier(arm, flags, settings, models)
     drafter = make_drafter(arm, flags, settings, models)
     made = Speculator(
         verifier, drafter, rows, models.context, end=models.end, graphs=graphs, counters=counters,

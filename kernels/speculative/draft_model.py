@@ -58,13 +58,8 @@ class ModelDrafter:
 
     def propose(self, sequences: Sequences, k: int, proposal: Proposal) -> None:
         """k tokens after each row's last one."""
-        rows = sequences.rows
-        state = self.state
-        state.tokens[:rows] = sequences.last()
-        state.tokens[rows:-1] = sequences.last(1)
-        torch.sub(sequences.lengths, 1, out=state.positions[:rows])
-        torch.sub(sequences.lengths, 2, out=state.positions[rows:-1])
-        proposal.count.fill_(k)
+        rows, state = sequences.rows, self.state
+        self.begin(sequences, k, proposal)
         for step in range(k):
             if step == 0:
                 ops, work = self.first, self.first_work.rows(rows)
@@ -78,6 +73,15 @@ class ModelDrafter:
                 ops.logits(work.x, work)
                 draw(work.logits, self.sampling, proposal, step)
                 advance(state, self.rows, proposal.tokens[step])
+
+    def begin(self, sequences: Sequences, k: int, proposal: Proposal) -> None:
+        """Stand at each row's last token, and at the one before."""
+        rows, state = sequences.rows, self.state
+        state.tokens[:rows] = sequences.last()
+        state.tokens[rows:-1] = sequences.last(1)
+        torch.sub(sequences.lengths, 1, out=state.positions[:rows])
+        torch.sub(sequences.lengths, 2, out=state.positions[rows:-1])
+        proposal.count.fill_(k)
 
     def tensors(self) -> Iterable[Tensor]:
         """Weights, cache, state and workspaces."""
