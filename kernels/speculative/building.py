@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from monitorgen.kernels.counters import DecodeCounters, SpeculationCounters
-from monitorgen.kernels.decode.config import SHAPES
+from monitorgen.kernels.decode.config import SHAPES, Config
 from monitorgen.kernels.decode.device import check_fits, choose_device, graph_pool_bytes, held_bytes
 from monitorgen.kernels.decode.graphs import cuda
 from monitorgen.kernels.decode.model import Ops
@@ -24,7 +24,7 @@ from monitorgen.kernels.speculative import corpus
 from monitorgen.kernels.speculative.adaptive import AdaptiveK
 from monitorgen.kernels.speculative.draft_model import ModelDrafter
 from monitorgen.kernels.speculative.drafter import Drafter
-from monitorgen.kernels.speculative.models import PAIRS, pair_of
+from monitorgen.kernels.speculative.models import PAIRS, Pair, pair_of
 from monitorgen.kernels.speculative.ngram import NgramDrafter
 from monitorgen.kernels.speculative.plain import Plain
 from monitorgen.kernels.speculative.settings import Settings
@@ -49,25 +49,71 @@ class Models:
     context: int
 
 
-def find_models(flags: Mapping[str, Any], settings: Settings, say: Say = lambda _: None) -> Models:
-    """The models and prompts that the flags name; checks first, then loads or trains. Raises UsageError."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `find_models` is going to load or train, and what is decoded: all of it checked."""
+
+    device: torch.device
+    dtype: torch.dtype
+    pair: Pair | None  # None: checkpoints
+    target: str
+    draft: str  # a name in the pair, or a checkpoint's folder; empty for none
+    prompts: list[list[int]]
+    answers: list[int]
+    context: int
+
+
+def plan_models(flags: Mapping[str, Any], settings: Settings) -> Plan:
+    """Check models, prompts and sizes that the flags name, without loading any. Raises UsageError."""
     device = choose_device(flags["device"])
     on_cuda = device.type == "cuda"
     dtype = DTYPES[flags["dtype"] if flags["dtype"] != "auto" else "bf16" if on_cuda else "fp32"]
+    drafted = settings.method == "draft-model"
+    pair: Pair | None = None
     if flags["model"]:
-        return _checkpoints(flags, settings, device, dtype)
-    name = flags["pair"] or ("1b" if on_cuda else "tiny")
-    if name in PAIRS and settings.draft not in PAIRS[name].drafts and _is_model(settings.draft):
-        _same_vocabulary(PAIRS[name].target.name, PAIRS[name].target.vocab, settings.draft)
-        raise UsageError(f"draft {settings.draft}: a checkpoint drafts for a checkpoint; give --model too")
-    pair, draft = pair_of(name, settings.draft)
-    prompts = corpus.prompts(flags["batch"], flags["seed"] + UNSEEN)
-    answers, context = _sizes(flags, settings, prompts, pair.target.positions, pair.target.name)
-    wanted = draft if settings.method == "draft-model" else ""
-    target, small = trained(
-        pair, wanted, seed=flags["seed"], device=device, dtype=dtype, folder=flags["models"], say=say
-    )
-    return Models(target, small, prompts, answers, corpus.vocabulary().index(corpus.END), context)
+        config, draft = config_of(flags["model"]), settings.draft
+        if drafted and not draft:
+            raise UsageError("--model needs --draft: a checkpoint's folder; or take --method ngram")
+        small = config_of(draft) if drafted else config
+        dice = random.Random(flags["seed"])
+        sizes = [dice.randint(8, 40) for _ in range(flags["batch"])]
+        prompts = [[dice.randrange(config.vocab) for _ in range(size)] for size in sizes]
+    else:
+        name = flags["pair"] or ("1b" if on_cuda else "tiny")
+        known = PAIRS[name].drafts if name in PAIRS else {}
+        if known and settings.draft not in known and _is_model(settings.draft):
+            _same_vocabulary(PAIRS[name].target, config_of(settings.draft))
+            raise UsageError(
+                f"draft {settings.draft}: a checkpoint drafts for a checkpoint; give --model too"
+            )
+        pair, draft = pair_of(name, settings.draft)
+        config, small = pair.target, pair.drafts[draft]
+        prompts = corpus.prompts(flags["batch"], flags["seed"] + UNSEEN)
+    _same_vocabulary(config, small)
+    answers, context = _sizes(flags, settings, prompts, (config, small))
+    target = flags["model"] or config.name
+    return Plan(device, dtype, pair, target, draft if drafted else "", prompts, answers, context)
+
+
+def find_models(flags: Mapping[str, Any], settings: Settings, say: Say = lambda _: None) -> Models:
+    """The models and prompts that the flags name; all is checked before it is loaded or trained.
+
+    Checkpoints and random shapes decode random prompts, without an end. Raises UsageError.
+    """
+    plan, seed = plan_models(flags, settings), flags["seed"]
+    where: dict[str, Any] = {"device": plan.device, "dtype": plan.dtype}
+    draft: Weights | None = None
+    if plan.pair is not None:
+        target, draft = trained(plan.pair, plan.draft, seed=seed, folder=flags["models"], say=say, **where)
+        end = corpus.vocabulary().index(corpus.END)
+        return Models(target, draft, plan.prompts, plan.answers, end, plan.context)
+    names = [plan.target, plan.draft] if plan.draft else [plan.target]
+    size = sum(config_of(name).parameters for name in names) * plan.dtype.itemsize
+    check_fits(" and ".join(names), size, plan.device, "take smaller models")
+    target = make_weights(plan.target, seed=seed, positions=plan.context, **where)
+    if plan.draft:
+        draft = make_weights(plan.draft, seed=seed + 1, positions=plan.context, **where)
+    return Models(target, draft, plan.prompts, plan.answers, -1, plan.context)
 
 
 def _is_model(name: str) -> bool:
@@ -75,52 +121,27 @@ def _is_model(name: str) -> bool:
     return name in SHAPES or (bool(name) and Path(name).is_dir())
 
 
-def _checkpoints(
-    flags: Mapping[str, Any], settings: Settings, device: torch.device, dtype: torch.dtype
-) -> Models:
-    """A checkpoint or random shape as target, another as draft; prompts are random tokens."""
-    config = config_of(flags["model"])
-    if settings.method == "draft-model":
-        if not settings.draft:
-            raise UsageError("--model needs --draft: a checkpoint's folder, or --method ngram")
-        _same_vocabulary(config.name, config.vocab, settings.draft)
-    dice = random.Random(flags["seed"])
-    prompts = [
-        [dice.randrange(config.vocab) for _ in range(dice.randint(8, 40))] for _ in range(flags["batch"])
-    ]
-    answers, context = _sizes(flags, settings, prompts, config.positions, config.name)
-    check_fits(
-        f"{config.name} in {dtype}", config.parameters * dtype.itemsize, device, "take a smaller --model"
-    )
-    target = make_weights(flags["model"], device=device, dtype=dtype, seed=flags["seed"], positions=context)
-    draft = None
-    if settings.method == "draft-model":
-        draft = make_weights(
-            settings.draft, device=device, dtype=dtype, seed=flags["seed"] + 1, positions=context
-        )
-    return Models(target, draft, prompts, answers, -1, context)
-
-
-def _same_vocabulary(target: str, vocab: int, draft: str) -> None:
+def _same_vocabulary(target: Config, draft: Config) -> None:
     """Raise UsageError unless the draft speaks the target's vocabulary."""
-    theirs = config_of(draft).vocab
-    if theirs != vocab:
+    if draft.vocab != target.vocab:
         raise UsageError(
-            f"draft {draft} has a vocabulary of {theirs} tokens, the target {target} one of {vocab}: "
-            "a draft must share the target's tokenizer"
+            f"draft {draft.name} has a vocabulary of {draft.vocab} tokens, the target {target.name} one of "
+            f"{target.vocab}: a draft must share the target's tokenizer"
         )
 
 
 def _sizes(
-    flags: Mapping[str, Any], settings: Settings, prompts: Sequence[Sequence[int]], positions: int, name: str
+    flags: Mapping[str, Any], settings: Settings, prompts: Sequence[Sequence[int]], models: Sequence[Config]
 ) -> tuple[list[int], int]:
     """Most tokens of each answer, and the places of a row in the cache. Raises UsageError if they are few."""
     answers = [flags["tokens"]] * len(prompts)
     need = max(map(len, prompts)) + flags["tokens"] + settings.k
     context = flags["context"] or need
-    if context > positions:
+    least = min(models, key=lambda config: config.positions)
+    if context > least.positions:
         raise UsageError(
-            f"a cache of {context} tokens a row (k {settings.k}): {name} has {positions} positions"
+            f"a cache of {context} tokens a row (drafts of {settings.k} included): {least.name} has "
+            f"{least.positions} positions"
         )
     check_room(prompts, answers, settings.k, context)
     return answers, context

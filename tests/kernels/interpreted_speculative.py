@@ -71,7 +71,7 @@ def loop() -> dict[str, Any]:
 
 
 def sharing() -> dict[str, bool]:
-    """Four rows of one slot's pages, the last position first, over a cache that is poisoned beyond the prompt.
+    """Four rows of one slot's pages, the last position first, over a cache that is poison beyond the prompt.
 
     The interpreter runs rows in their order: one reads what a later one writes only if all write first.
     """
