@@ -24,7 +24,8 @@ from monitorgen.kernels.speculative import corpus
 from monitorgen.kernels.speculative.adaptive import AdaptiveK
 from monitorgen.kernels.speculative.draft_model import ModelDrafter
 from monitorgen.kernels.speculative.drafter import Drafter
-from monitorgen.kernels.speculative.models import PAIRS, Pair, pair_of
+from monitorgen.kernels.speculative.head import Head, HeadDrafter
+from monitorgen.kernels.speculative.models import HEAD, PAIRS, Pair, pair_of
 from monitorgen.kernels.speculative.ngram import NgramDrafter
 from monitorgen.kernels.speculative.plain import Plain
 from monitorgen.kernels.speculative.settings import Settings
@@ -47,6 +48,7 @@ class Models:
     answers: list[int]
     end: int
     context: int
+    head: Head | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ def plan_models(flags: Mapping[str, Any], settings: Settings) -> Plan:
     pair: Pair | None = None
     if flags["model"]:
         config, draft = config_of(flags["model"]), settings.draft
+        if settings.method == HEAD:
+            raise UsageError("method head: heads are trained for the pairs only; leave --model out")
         if drafted and not draft:
             raise UsageError("--model needs --draft: a checkpoint's folder; or take --method ngram")
         small = config_of(draft) if drafted else config
@@ -92,7 +96,8 @@ def plan_models(flags: Mapping[str, Any], settings: Settings) -> Plan:
     _same_vocabulary(config, small)
     answers, context = _sizes(flags, settings, prompts, (config, small))
     target = flags["model"] or config.name
-    return Plan(device, dtype, pair, target, draft if drafted else "", prompts, answers, context)
+    wanted = draft if drafted else HEAD if settings.method == HEAD else ""
+    return Plan(device, dtype, pair, target, wanted, prompts, answers, context)
 
 
 def find_models(flags: Mapping[str, Any], settings: Settings, say: Say = lambda _: None) -> Models:
@@ -104,9 +109,9 @@ def find_models(flags: Mapping[str, Any], settings: Settings, say: Say = lambda 
     where: dict[str, Any] = {"device": plan.device, "dtype": plan.dtype}
     draft: Weights | None = None
     if plan.pair is not None:
-        target, draft = trained(plan.pair, plan.draft, seed=seed, folder=flags["models"], say=say, **where)
+        made = trained(plan.pair, plan.draft, seed=seed, folder=flags["models"], say=say, **where)
         end = corpus.vocabulary().index(corpus.END)
-        return Models(target, draft, plan.prompts, plan.answers, end, plan.context)
+        return Models(made.target, made.draft, plan.prompts, plan.answers, end, plan.context, made.head)
     names = [plan.target, plan.draft] if plan.draft else [plan.target]
     size = sum(config_of(name).parameters for name in names) * plan.dtype.itemsize
     check_fits(" and ".join(names), size, plan.device, "take smaller models")
@@ -168,8 +173,14 @@ def make_sampling(settings: Settings, device: torch.device, seed: int) -> Sampli
     return Sampling(generator, settings.temperature, settings.top_k, settings.top_p)
 
 
-def make_drafter(arm: Arm, flags: Mapping[str, Any], settings: Settings, models: Models) -> Drafter:
-    """The drafter that the settings name. Raises UsageError."""
+def make_drafter(
+    arm: Arm, flags: Mapping[str, Any], settings: Settings, models: Models, verifier: Verifier
+) -> Drafter:
+    """The drafter that the settings name; a head reads what the verifier keeps. Raises UsageError."""
+    if settings.method == HEAD:
+        assert models.head is not None
+        sampling = make_sampling(settings, models.target.device, flags["seed"] + 1)
+        return HeadDrafter(models.head, verifier, sampling)
     rows, fused = len(models.prompts), _fused(arm, flags, models.target.device)
     if settings.method == "ngram":
         if fused:
@@ -193,12 +204,12 @@ def make_verifier(arm: Arm, flags: Mapping[str, Any], settings: Settings, models
     """The target's side of an arm. Raises UsageError."""
     weights, rows = models.target, len(models.prompts)
     ops = make_ops(arm, flags, weights, rows * (settings.k + 1), shared=True)
-    sampling = make_sampling(settings, weights.device, flags["seed"])
+    sampling, keep = make_sampling(settings, weights.device, flags["seed"]), settings.method == HEAD
     if _fused(arm, flags, weights.device):
         from monitorgen.kernels.speculative.fused import FusedVerifier
 
-        return FusedVerifier(weights, ops, rows, settings.k, models.context, sampling)
-    return Verifier(weights, ops, rows, settings.k, models.context, sampling)
+        return FusedVerifier(weights, ops, rows, settings.k, models.context, sampling, keep=keep)
+    return Verifier(weights, ops, rows, settings.k, models.context, sampling, keep=keep)
 
 
 def _fused(arm: Arm, flags: Mapping[str, Any], device: torch.device) -> bool:
@@ -233,7 +244,7 @@ def make_loop(
         plain.capture()
         return plain
     verifier = make_verifier(arm, flags, settings, models)
-    drafter = make_drafter(arm, flags, settings, models)
+    drafter = make_drafter(arm, flags, settings, models, verifier)
     made = Speculator(
         verifier, drafter, rows, models.context, end=models.end, graphs=graphs, counters=counters,
         speculation=speculation,

@@ -54,6 +54,7 @@ class FusedVerifier(Verifier):  # type: ignore[misc]
         forward(self.weights, self.cache, self.state, self.slots[k], ops, work)
         ops.head(work.x, work, write=False)
         accept(ops, work.best, work.best_token, sequences, proposal, k, report)
+        self.remember(k, report)
 
 
 def accept(

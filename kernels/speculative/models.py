@@ -26,6 +26,9 @@ from monitorgen.kernels.workload import UsageError
 VERSION = 1
 """Part of a file's name: raise it when the training or the corpus changes."""
 
+HEAD = "head"
+"""What `trained` calls the head of a pair, beside the names of its drafts."""
+
 WORDS = len(vocabulary())
 SMALL_VOCAB = -(-WORDS // 16) * 16  # the words, up to a size that tiles divide
 
@@ -50,6 +53,7 @@ class Pair:
     course: Course
     draft_course: Course
     best: str  # the draft that is taken if none is named
+    inner: int  # the inner size of a drafting head
 
 
 def _draft(target: Config, name: str, hidden: int, layers: int, heads: int, kv_heads: int) -> Config:
@@ -83,6 +87,7 @@ PAIRS: Mapping[str, Pair] = {
             Course(steps=140, batch=12, length=64, rate=4e-3),
             Course(steps=110, batch=12, length=64, rate=8e-3),
             "medium",
+            128,
         ),
         Pair(
             "1b",
@@ -92,9 +97,10 @@ PAIRS: Mapping[str, Pair] = {
                 "medium": _draft(_ONE_B, "medium", 512, 2, 8, 4),
                 "large": _draft(_ONE_B, "large", 1024, 4, 16, 8),
             },
-            Course(steps=400, batch=32, length=160, rate=3e-4),
-            Course(steps=500, batch=32, length=160, rate=2e-3),
+            Course(steps=300, batch=32, length=160, rate=3e-4),
+            Course(steps=400, batch=32, length=160, rate=2e-3),
             "medium",
+            2048,
         ),
     )
 }

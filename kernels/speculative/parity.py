@@ -8,6 +8,7 @@ sequences first differ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import torch
 
 from monitorgen.kernels.decode.stepper import logits_tolerance
 from monitorgen.kernels.decode.weights import Weights
-from monitorgen.kernels.speculative.train import hidden_states, logits_of
+from monitorgen.kernels.speculative.full_pass import hidden_states, logits_of
 
 CHUNK = 8  # sequences judged at once
 
@@ -51,8 +52,11 @@ class Parity:
 def check_greedy(
     target: Weights, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> Parity:
-    """Judge greedy answers. epsilon is the relative error that two right ways may have, times the norm of the
-    logits over the root of their number, times 8: the difference of two logits, at eight deviations."""
+    """Judge greedy answers.
+
+    epsilon is four deviations of the difference of two logits, each off by what `logits_tolerance` allows of
+    the logits' root mean square: 4 sqrt(2) times that.
+    """
     total = wrong = 0
     worst = scale = 0.0
     pairs = [(list(prompt), list(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
@@ -70,5 +74,5 @@ def check_greedy(
             wrong += int((margins > 0).sum())
             worst = max(worst, float(margins.max()))
             scale = max(scale, float(logits[row, answered].square().mean().sqrt()))
-    epsilon = 8 * logits_tolerance(target.dtype, len(target.layers)) * scale
+    epsilon = 4 * math.sqrt(2) * logits_tolerance(target.dtype, len(target.layers)) * scale
     return Parity(total, wrong, worst, epsilon)

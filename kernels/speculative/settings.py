@@ -19,7 +19,7 @@ import yaml
 
 from monitorgen.kernels.workload import UsageError
 
-METHODS = ("draft-model", "ngram")
+METHODS = ("draft-model", "ngram", "head")
 LONGEST_DRAFT = 32
 KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool}
 

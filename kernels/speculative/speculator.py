@@ -117,12 +117,16 @@ class Speculator:
         sequences.done.copy_((chosen == sequences.end) | (sequences.lengths >= sequences.limits))
         self.first: list[int] = chosen.tolist()
         self.ended: list[bool] = sequences.done.tolist()
-        self.begin = [tensor.clone() for tensor in sequences.tensors()]
+        self.begin = [tensor.clone() for tensor in self._moving()]
 
     def reset(self) -> None:
         """Back to where `start` ended; caches hold the prompts still."""
-        for tensor, before in zip(self.sequences.tensors(), self.begin, strict=True):
+        for tensor, before in zip(self._moving(), self.begin, strict=True):
             tensor.copy_(before)
+
+    def _moving(self) -> tuple[Tensor, ...]:
+        """What a run changes, but for what it overwrites before it reads it."""
+        return (*self.sequences.tensors(), self.verifier.hidden)
 
     def capture(self, ks: Iterable[int] = ()) -> None:
         """Make the steps for each k, on CUDA with `graphs` as two graphs each; needs `start` before.

@@ -2,8 +2,8 @@
 
 `python -m monitorgen.kernels.speculative.sweep --batches 1,4,16 --load 2000 --plot sweep.svg`. The ways come
 from a YAML file (`sweep.yaml` beside this one if none is given): a list of settings, in which a list of
-values stands for all of them. Plain decode is measured beside them, with graphs and the best kernels where there is
-CUDA. Answers are all `--tokens` long (end tokens are ignored), so that a batch stays full.
+values stands for all of them. Plain decode is measured beside them, with graphs and the best kernels where
+there is CUDA. Answers are all `--tokens` long (end tokens are ignored), so that a batch stays full.
 
 With `--load`, the best is the way with the lowest latency among those that decode that many tokens a second.
 """
@@ -110,7 +110,7 @@ def sweep(
         plan_models(wide, replace(way, k=longest))
     held: dict[str, Models] = {}
     for way in ways:
-        key = way.draft if way.method == "draft-model" else "-"
+        key = _key(way)
         if key not in held:
             held[key] = _models(wide, replace(way, k=longest), say)
             # One target for all: each draft comes with its own copy.
@@ -128,7 +128,7 @@ def sweep(
             points.append(base[heat])
             say(_row(points[-1]))
         for way in ways:
-            models = _first(held[way.draft if way.method == "draft-model" else "-"], batch)
+            models = _first(held[_key(way)], batch)
             seconds, tokens, counted = measure(flags["arm"], flags, way, models, flags["repeats"])
             said, rate = counted.summary(), tokens / seconds
             point = Point(
@@ -138,6 +138,11 @@ def sweep(
             points.append(point)
             say(_row(point))
     return points
+
+
+def _key(way: Settings) -> str:
+    """Ways of one key share their models."""
+    return f"{way.method} {way.draft if way.method == 'draft-model' else ''}"
 
 
 def _models(flags: Mapping[str, Any], settings: Settings, say: Callable[[str], Any]) -> Models:

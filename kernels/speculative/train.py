@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from torch import Tensor
 from monitorgen.kernels import command as commands
 from monitorgen.kernels.decode.config import Config
 from monitorgen.kernels.decode.device import check_fits, choose_device
-from monitorgen.kernels.decode.torch_ops import rms_norm, rotate
 from monitorgen.kernels.decode.weights import DTYPES, Weights, random_weights
 from monitorgen.kernels.speculative.corpus import documents
+from monitorgen.kernels.speculative.full_pass import hidden_states, logits_of
+from monitorgen.kernels.speculative.head import Head, following, head_of, make_head
 from monitorgen.kernels.speculative.models import (
+    HEAD,
     PAIRS,
     Course,
     Pair,
@@ -42,30 +44,16 @@ from monitorgen.kernels.speculative.models import (
 
 Say = Callable[[str], Any]
 LOSS_EVERY = 10  # steps between two points of the loss curve
+UNROLL = 4  # tokens ahead that a head is trained for
 
 
-def hidden_states(weights: Weights, tokens: Tensor) -> Tensor:
-    """The last hidden state at every position of sequences [B, T] without a cache, [B, T, H]."""
-    config, (batch, length) = weights.config, tokens.shape
-    cos, sin = weights.cos[:length, None], weights.sin[:length, None]  # [T, 1, D / 2]
-    x = F.embedding(tokens, weights.embed)  # [B, T, H]
-    for layer in weights.layers:
-        normed = rms_norm(x, layer.attention_norm, config.norm_eps)
-        heads = F.linear(normed, layer.qkv).view(batch, length, -1, config.head_dim)
-        q, k, v = torch.split(heads, [config.heads, config.kv_heads, config.kv_heads], 2)  # [B, T, heads, D]
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        attended = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True, enable_gqa=True
-        )  # [B, Hq, T, D]
-        x = x + F.linear(attended.transpose(1, 2).flatten(2), layer.out)
-        gate, up = F.linear(rms_norm(x, layer.mlp_norm, config.norm_eps), layer.gate_up).chunk(2, -1)
-        x = x + F.linear(F.silu(gate) * up, layer.down)
-    return x
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A pair's target, with the draft or the head that was asked for."""
 
-
-def logits_of(weights: Weights, hidden: Tensor) -> Tensor:
-    """The logits after hidden states [..., H], [..., V]."""
-    return F.linear(rms_norm(hidden, weights.norm, weights.config.norm_eps), weights.head)
+    target: Weights
+    draft: Weights | None = None
+    head: Head | None = None
 
 
 def batches(seed: int, batch: int, length: int, device: torch.device) -> Iterator[Tensor]:
@@ -105,6 +93,30 @@ def distil(
     # Other documents than the target's.
     curve = optimise(list(to_tensors(weights).values()), loss, course, seed + 1000, device)
     return weights, curve
+
+
+def train_head(
+    target: Weights, inner: int, course: Course, seed: int, device: torch.device
+) -> tuple[Head, list[float]]:
+    """A head that says what the target says, up to UNROLL tokens ahead, and its loss curve (as `distil`)."""
+    head = make_head(target.config.hidden, inner, seed + 2, device)
+
+    def loss(tokens: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = hidden_states(target, tokens[:, :-1])  # [B, T, H]
+            wanted = logits_of(target, hidden).float().log_softmax(-1)
+        span = hidden.shape[1] - UNROLL
+        state, total = hidden[:, :span], hidden.new_zeros((), dtype=torch.float32)
+        for ahead in range(1, UNROLL + 1):
+            state = following(head, target, state, tokens[:, ahead : ahead + span])
+            found = logits_of(target, state).float().log_softmax(-1)
+            told = F.kl_div(found, wanted[:, ahead : ahead + span], log_target=True, reduction="none")
+            total = total + told.sum(-1).mean() / UNROLL
+        loss_: Tensor = total
+        return loss_
+
+    curve = optimise(list(head.tensors().values()), loss, course, seed + 2000, device)
+    return head, curve
 
 
 def _start(config: Config, seed: int, device: torch.device) -> Weights:
@@ -163,66 +175,114 @@ def trained(
     dtype: torch.dtype,
     folder: Path | None = None,
     say: Say = lambda _: None,
-) -> tuple[Weights, Weights | None]:
-    """The pair's target and a draft (none for ''), from the folder or trained into it; then in `dtype`."""
+) -> Trained:
+    """The pair's target, and a draft by its name, a head for `head`, nothing for ''; then in `dtype`.
+
+    They are read from the folder, or trained into it.
+    """
     folder = folder or cache_folder()
-    target_file = folder / f"{file_name(pair.target, pair.course, seed)}.pt"
-    target: Weights | None = None
-    if not target_file.is_file():
-        target = _make(target_file, pair, pair.course, seed, device, say, None)
-    tensors = load(target_file)
-    if not draft:
-        return from_tensors(pair.target, tensors, device, dtype), None
-    config = pair.drafts[draft]
-    draft_file = folder / f"{file_name(config, pair.draft_course, target_file.name, seed)}.pt"
-    if not draft_file.is_file():
-        target = target or from_tensors(pair.target, tensors, device, torch.float32)
-        _make(draft_file, pair, pair.draft_course, seed, device, say, (config, target))
-    del target  # the float32 weights of training, before those that decode are made
-    made = from_tensors(config, load(draft_file), device, dtype)
-    return from_tensors(pair.target, tensors, device, dtype), made
+    make = _Maker(pair, seed, device, folder, say)
+    file = make.target()
+    tensors = load(file)
+    small = make.head(file, tensors) if draft == HEAD else make.draft(draft, file, tensors) if draft else None
+    target = from_tensors(pair.target, tensors, device, dtype)
+    if small is None:
+        return Trained(target)
+    if draft == HEAD:
+        return Trained(target, head=head_of(load(small), device, dtype))
+    return Trained(target, from_tensors(pair.drafts[draft], load(small), device, dtype))
 
 
-def _make(
-    file: Path,
-    pair: Pair,
-    course: Course,
-    seed: int,
-    device: torch.device,
-    say: Say,
-    draft: tuple[Config, Weights] | None,
-) -> Weights:
-    """Train a model into a file: the pair's target, or a draft for it."""
-    config = draft[0] if draft else pair.target
-    # Weights, gradients and two moments in float32, and as much again for activations.
-    check_fits(f"training {config.name}", 2 * 16 * config.parameters, device, "take --pair tiny")
-    say(f"training {config.name}: {config.parameters:,} parameters, {course.steps} steps on {device.type}")
-    started = time.perf_counter()
-    if draft:
-        weights, curve = distil(draft[0], draft[1], course, seed, device)
-    else:
-        weights, curve = train_target(config, course, seed, device)
-    seconds = time.perf_counter() - started
-    told = {
-        "model": asdict(config),
-        "learns": f"the distributions of {pair.target.name}" if draft else "the corpus",
-        "loss": "KL divergence, nats" if draft else "cross entropy, nats",
-        "seed": seed,
-        "course": asdict(course),
-        "curve_every": LOSS_EVERY,
-        "curve": curve,
-        "seconds": round(seconds, 1),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "torch": torch.__version__,
-    }
-    save(file, to_tensors(weights), told)
-    say(f"trained {config.name} in {seconds:.1f} s: loss {curve[0]:.3f} to {curve[-1]:.3f}; {file}")
-    return weights
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Trains what a folder does not hold yet; each method returns the file."""
+
+    pair: Pair
+    seed: int
+    device: torch.device
+    folder: Path
+    say: Say
+
+    def target(self) -> Path:
+        """The pair's target."""
+        pair = self.pair
+        file = self.folder / f"{file_name(pair.target, pair.course, self.seed)}.pt"
+
+        def train() -> tuple[dict[str, Tensor], list[float]]:
+            made, curve = train_target(pair.target, pair.course, self.seed, self.device)
+            return to_tensors(made), curve
+
+        size = pair.target.parameters
+        return self._once(file, pair.target.name, "the corpus", size, pair.course, train)
+
+    def draft(self, name: str, target_file: Path, tensors: Mapping[str, Tensor]) -> Path:
+        """A draft for it."""
+        pair, config = self.pair, self.pair.drafts[name]
+        file = self.folder / f"{file_name(config, pair.draft_course, target_file.name, self.seed)}.pt"
+
+        def train() -> tuple[dict[str, Tensor], list[float]]:
+            target = from_tensors(pair.target, tensors, self.device, torch.float32)
+            made, curve = distil(config, target, pair.draft_course, self.seed, self.device)
+            return to_tensors(made), curve
+
+        return self._once(file, config.name, pair.target.name, config.parameters, pair.draft_course, train)
+
+    def head(self, target_file: Path, tensors: Mapping[str, Tensor]) -> Path:
+        """A head on it."""
+        pair, name = self.pair, f"{self.pair.target.name}-head"
+        digest = file_name(pair.target, HEAD, pair.inner, pair.draft_course, target_file.name, self.seed)
+        file = self.folder / f"{digest.replace(pair.target.name, name, 1)}.pt"
+
+        def train() -> tuple[dict[str, Tensor], list[float]]:
+            target = from_tensors(pair.target, tensors, self.device, torch.float32)
+            made, curve = train_head(target, pair.inner, pair.draft_course, self.seed, self.device)
+            return made.tensors(), curve
+
+        size = 3 * pair.inner * pair.target.hidden
+        return self._once(file, name, pair.target.name, size, pair.draft_course, train)
+
+    def _once(
+        self,
+        file: Path,
+        name: str,
+        teacher: str,
+        size: int,
+        course: Course,
+        train: Callable[[], tuple[dict[str, Tensor], list[float]]],
+    ) -> Path:
+        """Train into a file that is not there yet, with what is told of it beside. Raises UsageError."""
+        if file.is_file():
+            return file
+        # Weights, gradients and two moments in float32, and as much again for activations.
+        check_fits(f"training {name}", 2 * 16 * size, self.device, "take --pair tiny")
+        self.say(f"training {name}: {size:,} parameters, {course.steps} steps on {self.device.type}")
+        started = time.perf_counter()
+        tensors, curve = train()
+        seconds = time.perf_counter() - started
+        cuda = self.device.type == "cuda"
+        told = {
+            "model": name,
+            "parameters": size,
+            "learns": teacher,
+            "loss": "cross entropy, nats" if teacher == "the corpus" else "KL divergence from it, nats",
+            "seed": self.seed,
+            "course": asdict(course),
+            "curve_every": LOSS_EVERY,
+            "curve": curve,
+            "seconds": round(seconds, 1),
+            "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "torch": torch.__version__,
+        }
+        save(file, tensors, told)
+        self.say(f"trained {name} in {seconds:.1f} s: loss {curve[0]:.3f} to {curve[-1]:.3f}; {file}")
+        return file
 
 
 @click.command(context_settings={"max_content_width": 110})
 @click.option("--pair", "name", default="tiny", show_default=True, help=f"Of: {', '.join(PAIRS)}.")
-@click.option("--draft", default="", show_default="all of them", help="A draft of the pair, by name.")
+@click.option(
+    "--draft", default="", show_default="all of them", help="A draft of the pair by name, or `head`."
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and corpus.")
 @click.option(
@@ -230,8 +290,8 @@ def _make(
 )
 def command(name: str, draft: str, device: str, seed: int, models: Path | None) -> int:
     """Train a pair of models that agree, where they are not there yet."""
-    pair, _ = pair_of(name, draft)
-    for one in [draft] if draft else list(pair.drafts):
+    pair, _ = pair_of(name, "" if draft == HEAD else draft)
+    for one in [draft] if draft else [*pair.drafts, HEAD]:
         trained(
             pair, one, seed=seed, device=choose_device(device), dtype=DTYPES["fp32"], folder=models,
             say=lambda line: click.echo(line, err=True),

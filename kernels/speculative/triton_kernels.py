@@ -47,7 +47,7 @@ def begin_kernel(
     tl.store(state_tokens_ptr + rows + row, tl.load(here - 2))
     tl.store(positions_ptr + row, length - 1)
     tl.store(positions_ptr + rows + row, length - 2)
-    tl.store(count_ptr + row, tl.zeros([], tl.int64) + K)
+    tl.store(count_ptr + row, K)
 
 
 @triton.jit

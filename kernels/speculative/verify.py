@@ -16,11 +16,15 @@ from monitorgen.kernels.decode.sampling import Sampling, sample
 from monitorgen.kernels.decode.state import State, static_cache
 from monitorgen.kernels.decode.weights import Weights
 from monitorgen.kernels.speculative.accept import Proposal, accept_greedy, accept_sampling
-from monitorgen.kernels.speculative.sequences import Sequences, emit
+from monitorgen.kernels.speculative.full_pass import hidden_states
+from monitorgen.kernels.speculative.sequences import ACCEPTED, Sequences, emit
 
 
 class Verifier:
-    """The target with its cache. `ops` must write all keys and values of a layer before they attend."""
+    """The target with its cache. `ops` must write all keys and values of a layer before they attend.
+
+    With `keep`, `hidden` [B, H] is the state that each row's last token was chosen from, for a drafting head.
+    """
 
     def __init__(
         self,
@@ -30,6 +34,8 @@ class Verifier:
         longest: int,
         context: int,
         sampling: Sampling | None,
+        *,
+        keep: bool = False,
     ) -> None:
         self.weights, self.ops, self.sampling, self.longest = weights, ops, sampling, longest
         device, wide = weights.device, longest + 1
@@ -47,6 +53,9 @@ class Verifier:
             for k in range(1, longest + 1)
         }
         self.work = ops.workspace(rows * wide, context)
+        self.keep = keep
+        size = (rows if keep else 0, weights.config.hidden)
+        self.hidden = torch.zeros(size, device=device, dtype=weights.dtype)
 
     def prefill(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Read the prompts; returns the first token of each answer, [B] int64."""
@@ -54,6 +63,9 @@ class Verifier:
         chosen: Tensor = logits.argmax(-1)
         if self.sampling is not None:
             sample(logits, self.sampling, chosen)
+        if self.keep:
+            last = torch.arange(len(lengths), device=lengths.device)
+            self.hidden.copy_(hidden_states(self.weights, tokens)[last, lengths - 1])
         return chosen
 
     def verify(self, sequences: Sequences, proposal: Proposal, k: int, report: Tensor) -> None:
@@ -68,6 +80,15 @@ class Verifier:
         else:
             emitted, accepted = accept_sampling(logits, proposal, k, self.sampling)
         emit(sequences, emitted, accepted, proposal.count.clamp(max=k), report)
+        self.remember(k, report)
+
+    def remember(self, k: int, report: Tensor) -> None:
+        """Keep the state of the last accepted position of each row, where its last token comes from."""
+        if self.keep:
+            rows = report.shape[0]
+            states = self.work.x[: rows * (k + 1)].view(rows, k + 1, -1)
+            at = report[:, ACCEPTED, None, None].expand(-1, 1, states.shape[2])
+            self.hidden.copy_(states.gather(1, at)[:, 0])
 
     def place(self, sequences: Sequences, proposal: Proposal, k: int) -> None:
         """Put each row's last token and its draft into the slots, at the positions where they stand."""
@@ -82,4 +103,4 @@ class Verifier:
     def tensors(self) -> Iterable[Tensor]:
         """Weights, cache, state and workspace."""
         yield from self.weights.tensors()
-        yield from (self.cache.k, self.cache.v, *self.state.tensors(), *self.work.tensors())
+        yield from (self.cache.k, self.cache.v, *self.state.tensors(), *self.work.tensors(), self.hidden)

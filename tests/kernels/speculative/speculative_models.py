@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from monitorgen.kernels.decode.torch_ops import TorchOps
 from monitorgen.kernels.decode.weights import Layer, Weights, random_weights
 from monitorgen.kernels.speculative.accept import Proposal
 from monitorgen.kernels.speculative.draft_model import ModelDrafter
+from monitorgen.kernels.speculative.head import HeadDrafter, make_head
 from monitorgen.kernels.speculative.ngram import NgramDrafter
 from monitorgen.kernels.speculative.plain import Plain
 from monitorgen.kernels.speculative.sequences import Sequences
@@ -68,6 +69,16 @@ def drafter(method: str, draft: Weights, rows: int, sampling: Sampling | None = 
     if method == "ngram":
         return NgramDrafter(1, 3)
     return ModelDrafter(draft, TorchOps(draft), TorchOps(draft), rows, CONTEXT, sampling)
+
+
+def with_head(
+    weights: Weights, rows: int, k: int, end: int = END, draws: Sequence[Sampling | None] = (None, None)
+) -> Speculator:
+    """A loop that drafts by an untrained head, which mostly says the last token again; draft's and target's
+    sampling as `draws`."""
+    verifier = Verifier(weights, TorchOps(weights), rows, k, CONTEXT, draws[1], keep=True)
+    head = make_head(weights.config.hidden, 8, 1, torch.device("cpu"))
+    return Speculator(verifier, HeadDrafter(head, verifier, draws[0]), rows, CONTEXT, end=end)
 
 
 def speculator(

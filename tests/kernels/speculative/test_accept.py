@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the workloads' extra is not installed")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from speculative_models import CONTEXT, drafter, noisy, speculator, target  # noqa: E402
+from speculative_models import CONTEXT, drafter, noisy, speculator, target, with_head  # noqa: E402
 
 from monitorgen.kernels.decode.config import Config  # noqa: E402
 from monitorgen.kernels.decode.sampling import Sampling, kept_logits  # noqa: E402
@@ -26,10 +26,10 @@ from monitorgen.kernels.speculative.accept import (  # noqa: E402
     make_proposal,
 )
 from monitorgen.kernels.speculative.draft_model import draw  # noqa: E402
-from monitorgen.kernels.speculative.train import hidden_states, logits_of  # noqa: E402
+from monitorgen.kernels.speculative.full_pass import hidden_states, logits_of  # noqa: E402
 
 LEVEL = 0.001
-ROWS = 40_000
+ROWS = 20_000
 V = 5
 
 
@@ -156,7 +156,7 @@ def test_acceptance_is_as_often_as_the_distributions_overlap() -> None:
     assert p_value(torch.bincount(accepted, minlength=2), chances) > LEVEL
 
 
-@pytest.mark.parametrize("method", ["draft-model", "ngram"])
+@pytest.mark.parametrize("method", ["draft-model", "ngram", "head"])
 def test_the_whole_loop_samples_as_the_target_does(method: str) -> None:
     """A real target of 6 tokens and its noisy draft: the first three tokens after one prompt, 6,000 times."""
     shape = Config(
@@ -165,9 +165,11 @@ def test_the_whole_loop_samples_as_the_target_does(method: str) -> None:
     weights, rows, prompt = target(shape, seed=8), 6000, [1, 2, 3, 1, 2]
     # Sharp logits would make rare cells; over 1.5 the rarest of the 216 sequences is expected often enough.
     draws = [Sampling(torch.Generator().manual_seed(seed), temperature=1.5) for seed in (1, 2)]
-    loop = speculator(
-        weights, drafter(method, noisy(weights, 0.5), rows, draws[0]), rows, 2, end=-1, sampling=draws[1]
-    )
+    if method == "head":
+        loop = with_head(weights, rows, 2, end=-1, draws=draws)
+    else:
+        draft = drafter(method, noisy(weights, 0.5), rows, draws[0])
+        loop = speculator(weights, draft, rows, 2, end=-1, sampling=draws[1])
     loop.start([prompt] * rows, [3] * rows)
     tokens = torch.tensor(loop.run().tokens)
     assert 0 < loop.speculation.accepted_tokens < loop.speculation.draft_tokens
