@@ -78,6 +78,7 @@ def test_a_wrong_file_is_one_line_with_its_place_and_exit_code_2(
         (["--draft", "huge"], "no draft 'huge' for the pair tiny; there are: small, medium"),
         (["--draft", "tiny"], "draft tiny has a vocabulary of 264 tokens, the target spec-tiny one of 96"),
         (["--model", "tiny"], "--model needs --draft"),
+        (["--model", "tiny", "--method", "head"], "method head: heads are trained for the pairs only"),
         (["--model", "tiny", "--draft", "1b"], "draft 1b has a vocabulary of 128256 tokens, the target tiny"),
         (["--k", "8", "--tokens", "8", "--context", "30"], "drafts of 8 need"),
         (["--tokens", "600"], "spec-tiny has 512 positions"),
@@ -126,7 +127,7 @@ def test_a_sweep_stands_for_all_values(tmp_path: Path) -> None:
         "ngram, k=2", "ngram, k=4", "draft-model, k=2", "draft-model, k=4", "draft-model, k to 8",
     ]  # fmt: skip
     shipped = Path(sweep.__file__).with_name("sweep.yaml")
-    assert len(set(read_sweep(shipped))) == len(read_sweep(shipped)) == 13
+    assert len(set(read_sweep(shipped))) == len(read_sweep(shipped)) == 15
 
 
 def test_the_best_way_has_the_lowest_latency_that_serves_the_load() -> None:
