@@ -31,6 +31,8 @@ from monitorgen.kernels.decode.model import generate  # noqa: E402
 from monitorgen.kernels.decode.state import static_cache  # noqa: E402
 from monitorgen.kernels.decode.torch_ops import TorchOps  # noqa: E402
 from monitorgen.kernels.speculative.adaptive import AdaptiveK  # noqa: E402
+from monitorgen.kernels.speculative.full_pass import hidden_states, logits_of  # noqa: E402
+from monitorgen.kernels.speculative.head import following  # noqa: E402
 from monitorgen.kernels.speculative.parity import check_greedy  # noqa: E402
 from monitorgen.kernels.workload import UsageError  # noqa: E402
 
@@ -200,3 +202,21 @@ def test_a_request_that_just_fits_is_decoded() -> None:
     loop = speculator(WEIGHTS, drafter("draft-model", DRAFT, 1), 1, 8, end=-1)
     loop.start([[1] * 60], [28])
     assert loop.run().tokens == plain_tokens(WEIGHTS, [[1] * 60], [28], end=-1)
+
+
+def test_a_head_starts_from_the_state_that_the_last_token_was_chosen_from() -> None:
+    prompts, _ = requests(20, seed=9)
+    loop = with_head(WEIGHTS, 20, 3, end=-1)
+    loop.start(prompts, [20] * 20)
+    for index in range(4):
+        sequences, rows = loop.sequences, torch.arange(20)
+        states = hidden_states(WEIGHTS, sequences.tokens[:, :-1])
+        state, tokens = states[rows, sequences.lengths - 2], sequences.last()
+        assert torch.allclose(loop.verifier.hidden, state, atol=1e-4)
+        loop.drafter.propose(sequences, 3, loop.proposal)
+        for step in range(3):
+            state = following(loop.drafter.head, WEIGHTS, state, tokens)
+            tokens = logits_of(WEIGHTS, state).argmax(-1)
+            assert torch.equal(loop.proposal.tokens[step], tokens)
+        loop.step(index, 3)
+    assert loop.sequences.lengths.unique().numel() > 5  # rows were accepted to different lengths
