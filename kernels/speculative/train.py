@@ -1,8 +1,8 @@
 """Trains a target on the generated corpus and drafts on the target's own distributions.
 
 `python -m monitorgen.kernels.speculative.train --pair tiny` takes seconds on one core, `--pair 1b` minutes on
-one GPU (not measured yet). The seed and the loss curves are kept as JSON beside the weights; `training_tiny.json`
-holds those of the tiny pair with seed 0 on one core.
+one GPU (not measured yet). The seed and the loss curves are kept as JSON beside the weights;
+`training_tiny.json` holds those of the tiny pair with seed 0 on one core.
 """
 
 from __future__ import annotations
