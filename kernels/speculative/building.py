@@ -69,6 +69,7 @@ def plan_models(flags: Mapping[str, Any], settings: Settings) -> Plan:
     """Check models, prompts and sizes that the flags name, without loading any. Raises UsageError."""
     device = choose_device(flags["device"])
     on_cuda = device.type == "cuda"
+    _check_ops(flags["ops"], on_cuda)
     dtype = DTYPES[flags["dtype"] if flags["dtype"] != "auto" else "bf16" if on_cuda else "fp32"]
     drafted = settings.method == "draft-model"
     pair: Pair | None = None
@@ -98,6 +99,14 @@ def plan_models(flags: Mapping[str, Any], settings: Settings) -> Plan:
     target = flags["model"] or config.name
     wanted = draft if drafted else HEAD if settings.method == HEAD else ""
     return Plan(device, dtype, pair, target, wanted, prompts, answers, context)
+
+
+def _check_ops(name: str, on_cuda: bool) -> None:
+    """Raise UsageError for ops that cannot compute a step here, before there are weights."""
+    if name.startswith("triton") and not on_cuda:
+        raise UsageError(f"--ops {name} needs --device cuda")
+    if name == "compile":
+        raise UsageError("--ops compile: speculative steps are captured, not compiled; take torch or triton")
 
 
 def find_models(flags: Mapping[str, Any], settings: Settings, say: Say = lambda _: None) -> Models:

@@ -110,7 +110,7 @@ def scripts(draw: Any) -> tuple[list[list[int]], list[int], list[Any]]:
     return prompts, answers, recipe
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(scripts())
 def test_any_draft_is_rolled_back_to_what_the_target_says(case: tuple[Any, Any, Any]) -> None:
     prompts, answers, recipe = case
