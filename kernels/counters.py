@@ -57,9 +57,12 @@ class DecodeCounters:
     recaptures: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RECAPTURE_REASONS, 0))
     replays: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
 
-    def step(self, rows: int, bucket: int, seconds: float) -> None:
-        """Count a decode step: `rows` requests computed as a batch of `bucket` rows in `seconds`."""
-        self.tokens += rows
+    def step(self, rows: int, bucket: int, seconds: float, tokens: int | None = None) -> None:
+        """Count a decode step: `rows` requests computed as a batch of `bucket` rows in `seconds`.
+
+        `tokens` is how many they got together, where that is not one each.
+        """
+        self.tokens += rows if tokens is None else tokens
         self.padding_tokens += bucket - rows
         self.batch_size = rows
         self.step_seconds += seconds
@@ -107,6 +110,43 @@ class Expected:
 
     seconds: float
     source: ExpectedSource
+
+
+@dataclass(slots=True)
+class SpeculationCounters:
+    """What a speculative loop drafted and what of it was accepted, as vLLM counts both.
+
+    A draft is one row's of one step, if it has any token. Accepted tokens are counted before an end token or
+    a limit cuts them. `longest` is the most tokens of a draft.
+    """
+
+    model_name: str
+    longest: int
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    accepted_at: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.accepted_at = [0] * self.longest
+
+    def draft(self, drafted: int, accepted: int) -> None:
+        """Count a draft of `drafted` tokens, the first `accepted` of which the target took."""
+        self.drafts += 1
+        self.draft_tokens += drafted
+        self.accepted_tokens += accepted
+        for position in range(accepted):
+            self.accepted_at[position] += 1
+
+    def summary(self) -> dict[str, float]:
+        """The counters by name, and the shares that follow from them."""
+        return {
+            "drafts": self.drafts,
+            "draft_tokens": self.draft_tokens,
+            "accepted_tokens": self.accepted_tokens,
+            "acceptance_rate": self.accepted_tokens / self.draft_tokens if self.draft_tokens else 0.0,
+            "mean_accepted_length": 1 + self.accepted_tokens / self.drafts if self.drafts else 1.0,
+        }
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ from monitorgen.kernels.counters import (
     KernelCounters,
     KVCacheCounters,
     RunnerCounters,
+    SpeculationCounters,
 )
 from monitorgen.kernels.workload import UsageError
 
@@ -62,6 +63,14 @@ DECODE_VALUES: Mapping[str, Callable[[DecodeCounters], Series]] = {
     "vllm:decode_padding_tokens_total": lambda c: [((), c.padding_tokens)],
     "vllm:decode_batch_size": lambda c: [((), c.batch_size)],
 }
+SPECULATION_VALUES: Mapping[str, Callable[[SpeculationCounters], Series]] = {
+    "vllm:spec_decode_num_drafts_total": lambda s: [((), s.drafts)],
+    "vllm:spec_decode_num_draft_tokens_total": lambda s: [((), s.draft_tokens)],
+    "vllm:spec_decode_num_accepted_tokens_total": lambda s: [((), s.accepted_tokens)],
+    "vllm:spec_decode_num_accepted_tokens_per_pos_total": lambda s: [
+        ((str(position),), count) for position, count in enumerate(s.accepted_at)
+    ],
+}
 KERNEL_VALUES: Mapping[str, Callable[[KernelCounters], Series]] = {
     "monitorgen_kernel_calls_total": lambda k: [((), k.calls)],
     "monitorgen_kernel_bytes_total": lambda k: [((), k.bytes_per_call * k.calls)],
@@ -94,7 +103,7 @@ RUNNER_TIMES: Mapping[str, Callable[[RunnerCounters], tuple[list[int], float]]] 
 
 
 class Telemetry(Collector):
-    """A collector over decode loops, kernels, paged KV caches and runners: every scrape reads them anew.
+    """A collector over decode loops, kernels and what else counts: every scrape reads them anew.
 
     A family that needs a CUDA device appears only where a loop really runs from CUDA graphs.
     """
@@ -105,8 +114,9 @@ class Telemetry(Collector):
         kernels: Sequence[KernelCounters] = (),
         caches: Sequence[KVCacheCounters] = (),
         runners: Sequence[RunnerCounters] = (),
+        speculation: Sequence[SpeculationCounters] = (),
     ) -> None:
-        self.decode, self.kernels = tuple(decode), tuple(kernels)
+        self.decode, self.kernels, self.speculation = tuple(decode), tuple(kernels), tuple(speculation)
         self.caches, self.runners = tuple(caches), tuple(runners)
 
     def collect(self) -> Iterator[Family]:
@@ -115,6 +125,8 @@ class Telemetry(Collector):
             owners = [c for c in self.decode if c.graphs or not metric.needs]
             if owners:
                 yield _decode_family(metric, owners)
+        for metric in telemetry.SPECULATION if self.speculation else ():
+            yield _speculation_family(metric, self.speculation)
         for metric in telemetry.KERNELS if self.kernels else ():
             yield _kernel_family(metric, self.kernels)
         for metric in telemetry.KV_CACHE if self.caches else ():
@@ -132,6 +144,15 @@ def _decode_family(metric: telemetry.Metric, owners: Sequence[DecodeCounters]) -
         return _histogram(metric, parts)
     family = _family(metric)
     values = DECODE_VALUES[metric.name]
+    for counters in owners:
+        for labels, number in values(counters):
+            family.add_metric([counters.model_name, *labels], number)
+    return family
+
+
+def _speculation_family(metric: telemetry.Metric, owners: Sequence[SpeculationCounters]) -> Family:
+    family = _family(metric)
+    values = SPECULATION_VALUES[metric.name]
     for counters in owners:
         for labels, number in values(counters):
             family.add_metric([counters.model_name, *labels], number)

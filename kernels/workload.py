@@ -172,5 +172,16 @@ WORKLOADS: tuple[Workload, ...] = (
             "optimized": "monitorgen.kernels.attention.optimized_flexdecoding",
         },
     ),
+    Workload(
+        "speculative_decoding",
+        "speculative",
+        "Drafts that a target checks in one step: eager, in two graphs, with fused kernels; or no drafts.",
+        {
+            "baseline": "monitorgen.kernels.speculative.baseline_speculative_decoding",
+            "plain": "monitorgen.kernels.speculative.plain_speculative_decoding",
+            "optimized_math": "monitorgen.kernels.speculative.optimized_speculative_decoding_math",
+            "optimized": "monitorgen.kernels.speculative.optimized_speculative_decoding",
+        },
+    ),
 )
 """Every workload that is bundled, in the order in which they are listed."""

@@ -56,6 +56,7 @@ class Metric:
 
 
 _GPU = "a CUDA device"
+_DRAFTS = "the workload speculative_decoding"
 
 DECODE: tuple[Metric, ...] = (
     Metric(
@@ -139,6 +140,39 @@ DECODE: tuple[Metric, ...] = (
         "gauge",
         "requests",
         "Requests in the last decode step, padding not counted.",
+    ),
+)
+
+# vLLM's own names and meanings, so that one rule holds for both; vLLM also has the label `engine`.
+SPECULATION: tuple[Metric, ...] = (
+    Metric(
+        "vllm:spec_decode_num_drafts_total",
+        "counter",
+        "events",
+        "Drafts that the target checked: one for each row of a step that had any draft token.",
+        needs=_DRAFTS,
+    ),
+    Metric(
+        "vllm:spec_decode_num_draft_tokens_total",
+        "counter",
+        "tokens",
+        "Tokens that were drafted.",
+        needs=_DRAFTS,
+    ),
+    Metric(
+        "vllm:spec_decode_num_accepted_tokens_total",
+        "counter",
+        "tokens",
+        "Draft tokens that the target accepted.",
+        needs=_DRAFTS,
+    ),
+    Metric(
+        "vllm:spec_decode_num_accepted_tokens_per_pos_total",
+        "counter",
+        "tokens",
+        "Draft tokens that the target accepted, by their place in the draft, from 0.",
+        labels=("model_name", "position"),
+        needs=_DRAFTS,
     ),
 )
 
@@ -297,4 +331,4 @@ RUNNERS: tuple[Metric, ...] = (
     ),
 )
 
-METRICS: tuple[Metric, ...] = DECODE + KERNELS + KV_CACHE + RUNNERS
+METRICS: tuple[Metric, ...] = DECODE + SPECULATION + KERNELS + KV_CACHE + RUNNERS

@@ -175,16 +175,47 @@ def greedy_kernel(
 
 
 @triton.jit
+def write_kernel(
+    qkv_ptr, k_ptr, v_ptr, rows_ptr, positions_ptr, table_ptr, cos_ptr, sin_ptr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr, WIDTH: tl.constexpr,
+    PDL: tl.constexpr,
+):  # fmt: skip
+    """Rotate the new token of each row, and write its key and value. Grid: (B, KV_HEADS).
+
+    Rows may share pages as long as they stand at different positions.
+    """
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    D: tl.constexpr = 2 * HALF
+    row, kv = tl.program_id(0), tl.program_id(1)
+    kind = k_ptr.dtype.element_ty
+    slot = tl.load(rows_ptr + row)
+    position = tl.load(positions_ptr + slot).to(tl.int32)
+    half, full = tl.arange(0, HALF), tl.arange(0, D)
+    cos, sin = tl.load(cos_ptr + position * HALF + half), tl.load(sin_ptr + position * HALF + half)
+    qkv_ptr += row * (HEADS + 2 * KV_HEADS) * D
+    k_at = qkv_ptr + (HEADS + kv) * D + half
+    k1, k2 = tl.load(k_at).to(tl.float32), tl.load(k_at + HALF).to(tl.float32)
+    page = tl.load(table_ptr + slot * WIDTH + position // PAGE).to(tl.int64)
+    at = ((page * KV_HEADS + kv) * PAGE + position % PAGE) * D
+    tl.store(k_ptr + at + half, (k1 * cos - k2 * sin).to(kind))
+    tl.store(k_ptr + at + HALF + half, (k2 * cos + k1 * sin).to(kind))
+    tl.store(v_ptr + at + full, tl.load(qkv_ptr + (HEADS + KV_HEADS + kv) * D + full))
+
+
+@triton.jit
 def attend_kernel(
     qkv_ptr, k_ptr, v_ptr, out_ptr, partial_ptr, rows_ptr, positions_ptr, table_ptr, cos_ptr, sin_ptr,
     scale, part_stride, row_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, GROUP: tl.constexpr, PAGE: tl.constexpr,
     WIDTH: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr,
-    PRECISION: tl.constexpr, PDL: tl.constexpr,
+    PRECISION: tl.constexpr, STORE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Attention of one new token a row over its pages, after rotating it and writing its key and value.
 
-    A program does the query heads that share a KV head, over CHUNK tokens of the context. The new token never
+    Without STORE it writes neither: `write_kernel` did, for rows that share pages and read each other's. A
+    program does the query heads that share a KV head, over CHUNK tokens of the context. The new token never
     goes through memory: it is the first term of the sums of the part that it belongs to. `scale` includes
     log2(e). Grid: (B, KV_HEADS, SPLITS).
     """
@@ -218,9 +249,10 @@ def attend_kernel(
     owns_full = tl.zeros([D], tl.int32) + part == owner
     new_page = tl.load(table_ptr + slot * WIDTH + position // PAGE).to(tl.int64)
     new_at = ((new_page * KV_HEADS + kv) * PAGE + position % PAGE) * D
-    tl.store(k_ptr + new_at + half, new1, mask=owns_half)
-    tl.store(k_ptr + new_at + HALF + half, new2, mask=owns_half)
-    tl.store(v_ptr + new_at + full, new_v, mask=owns_full)
+    if STORE:
+        tl.store(k_ptr + new_at + half, new1, mask=owns_half)
+        tl.store(k_ptr + new_at + HALF + half, new2, mask=owns_half)
+        tl.store(v_ptr + new_at + full, new_v, mask=owns_full)
 
     score = tl.sum(r1.to(tl.float32) * new1.to(tl.float32)[None, :], 1)
     score += tl.sum(r2.to(tl.float32) * new2.to(tl.float32)[None, :], 1)

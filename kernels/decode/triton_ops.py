@@ -94,8 +94,9 @@ class TritonOps:
     """The Triton implementation of a step's parts; `torch_ops.TorchOps` says what each one does.
 
     The tiles are those of `rows` and are used for every batch, so that results do not depend on its size.
-    `pdl` overlaps kernels by programmatic dependent launch. Raises UsageError for shapes that the kernels
-    do not take.
+    `pdl` overlaps kernels by programmatic dependent launch. `write_first` writes the keys and values of all
+    rows in a kernel of its own before any row attends: for rows that share pages and stand at different
+    positions, as the k + 1 of a verification do. Raises UsageError for shapes that the kernels do not take.
     """
 
     name = "triton"
@@ -108,6 +109,7 @@ class TritonOps:
         tiles: Mapping[Part, Tile] | None = None,
         split: Split | None = None,
         pdl: bool = False,
+        write_first: bool = False,
     ) -> None:
         config = weights.config
         half = config.head_dim // 2
@@ -125,7 +127,7 @@ class TritonOps:
         chosen = {**default_tiles(rows), **(tiles or {})}
         self.tiles = {part: chosen[part].fits(size) for part, size in inner.items()}
         self.weights, self.config = weights, config
-        self.split, self.pdl = split or default_split(rows), pdl
+        self.split, self.pdl, self.write_first = split or default_split(rows), pdl, write_first
         self.precision = "ieee" if weights.dtype.itemsize == 4 else "tf32"  # without effect on 16 bits
         self.launch: dict[str, Any] = {"launch_pdl": True} if pdl else {}
 
@@ -194,14 +196,20 @@ class TritonOps:
         config, split, weights = self.config, self.split, self.weights
         batch, splits, partial = rows.shape[0], work.partial.shape[0], work.partial
         group = max(16, _power(config.heads // config.kv_heads))
+        if self.write_first:
+            kernels.write_kernel[(batch, config.kv_heads)](
+                work.qkv, cache.k[layer], cache.v[layer], rows, state.positions, state.table, weights.cos,
+                weights.sin, HEADS=config.heads, KV_HEADS=config.kv_heads, HALF=config.head_dim // 2,
+                PAGE=cache.page_size, WIDTH=state.table.shape[1], PDL=self.pdl, num_warps=1, **self.launch,
+            )  # fmt: skip
         kernels.attend_kernel[(batch, config.kv_heads, splits)](
             work.qkv, cache.k[layer], cache.v[layer], work.attended, partial, rows, state.positions,
             state.table, weights.cos, weights.sin, config.head_dim**-0.5 * math.log2(math.e),
             partial.stride(0), partial.stride(1),
             HEADS=config.heads, KV_HEADS=config.kv_heads, HALF=config.head_dim // 2, GROUP=group,
             PAGE=cache.page_size, WIDTH=state.table.shape[1], CHUNK=split.chunk, BLOCK=split.block,
-            SPLITS=splits, PRECISION=self.precision, PDL=self.pdl, num_warps=split.warps,
-            num_stages=split.stages, **self.launch,
+            SPLITS=splits, PRECISION=self.precision, STORE=not self.write_first, PDL=self.pdl,
+            num_warps=split.warps, num_stages=split.stages, **self.launch,
         )  # fmt: skip
         if splits > 1:
             kernels.combine_kernel[(batch, config.heads)](

@@ -18,14 +18,15 @@ from monitorgen.prove.access import NO_ACCESS, NoPageError, get
 from monitorgen.prove.processes import LOOPBACK, Child, ProcessError, child, free_port
 
 PYTHON_VARIABLE = "MONITORGEN_WORKLOAD_PYTHON"
-START = 180.0  # seconds: importing torch and capturing the first steps on a busy machine
+START = 180.0  # seconds: importing torch, capturing first steps, training a tiny pair on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
     """A workload that serves metrics: its module, and a family that is above zero once it is ready.
 
-    `slowly` are flags that make it leave the machine to others.
+    `slowly` are flags that make it leave the machine to others. `as_vllm`: a vLLM exports its families as
+    well, so that it is started for bundles that need no workload but it.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Program:
     families: tuple[telemetry.Metric, ...]
     ready: str
     slowly: tuple[str, ...] = ("--rate", "1")
+    as_vllm: bool = False
 
     def exports(self, names: frozenset[str]) -> bool:
         """Whether it exports one of these names; a histogram's series are named after it."""
@@ -56,13 +58,22 @@ KERNELS = Program(
     telemetry.KERNELS,
     "monitorgen_kernel_expected_seconds",  # measured last
 )
-PROGRAMS = (DECODE, KERNELS)
+SPECULATION = Program(
+    "the speculative workload",
+    "monitorgen.kernels.speculative.optimized_speculative_decoding",
+    telemetry.SPECULATION,
+    "vllm:spec_decode_num_drafts_total",
+    slowly=("--rate", "0.5"),
+    as_vllm=True,
+)
+PROGRAMS = (DECODE, KERNELS, SPECULATION)
 
 
 def programs_for(bundle: Bundle) -> tuple[Program, ...]:
     """The workloads that export what the items of a bundle read, directly or through a recorded name."""
     names = frozenset(name for expr in _expressions(bundle) for name in _names(expr))
-    return tuple(program for program in PROGRAMS if program.exports(names))
+    read = tuple(program for program in PROGRAMS if program.exports(names))
+    return tuple(program for program in read if not program.as_vllm) or read
 
 
 def _expressions(bundle: Bundle) -> Iterator[str]:

@@ -92,13 +92,13 @@ def test_a_renamed_family_is_fine_where_the_range_has_one_name():
     assert "metric-range" in _ids("vllm:gpu_cache_usage_perc > 0.9", engines=(("vllm", ">=0.10"),))
 
 
-@pytest.mark.parametrize("name", ["baseline", "optimized", "kernels"])
+@pytest.mark.parametrize("name", ["baseline", "optimized", "kernels", "speculative"])
 def test_our_profiles_have_no_findings(name):
     built = build(load_profile(name))
     assert [str(one) for one in run(Context(built.bundle, built.catalogs))] == []
 
 
-@pytest.mark.parametrize("name", ["baseline", "optimized", "kernels"])
+@pytest.mark.parametrize("name", ["baseline", "optimized", "kernels", "speculative"])
 def test_findings_about_our_profiles_point_to_the_profile(name):
     built = build(load_profile(name))
     groups = tuple(

@@ -27,6 +27,7 @@ from monitorgen.kernels.counters import (
     KernelCounters,
     KVCacheCounters,
     RunnerCounters,
+    SpeculationCounters,
     best_seconds,
 )
 from monitorgen.kernels.export import Telemetry, exporting, serve
@@ -97,10 +98,24 @@ def runner() -> RunnerCounters:
 
 
 @pytest.fixture
+def speculation() -> SpeculationCounters:
+    """Three drafts of up to three tokens: none, two and all accepted."""
+    counters = SpeculationCounters("tiny", 3)
+    counters.draft(3, 0)
+    counters.draft(2, 2)
+    counters.draft(3, 3)
+    return counters
+
+
+@pytest.fixture
 def families(
-    busy: DecodeCounters, kernel: KernelCounters, cache: KVCacheCounters, runner: RunnerCounters
+    busy: DecodeCounters,
+    kernel: KernelCounters,
+    cache: KVCacheCounters,
+    runner: RunnerCounters,
+    speculation: SpeculationCounters,
 ) -> Iterator[dict[str, Exposed]]:
-    with serve([Telemetry([busy], [kernel], [cache], [runner])], 0) as port:
+    with serve([Telemetry([busy], [kernel], [cache], [runner], [speculation])], 0) as port:
         yield scrape(port)
 
 
@@ -144,6 +159,12 @@ def test_a_page_holds_exactly_the_declared_families(families: dict[str, Exposed]
         ("vllm:decode_step_seconds_bucket", {"le": "+Inf"}, 3),
         ("vllm:decode_step_seconds_count", {}, 3),
         ("vllm:decode_step_seconds_sum", {}, 3.00011),
+        ("vllm:spec_decode_num_drafts_total", {}, 3),
+        ("vllm:spec_decode_num_draft_tokens_total", {}, 3 + 2 + 3),
+        ("vllm:spec_decode_num_accepted_tokens_total", {}, 0 + 2 + 3),
+        ("vllm:spec_decode_num_accepted_tokens_per_pos_total", {"position": "0"}, 2),
+        ("vllm:spec_decode_num_accepted_tokens_per_pos_total", {"position": "1"}, 2),
+        ("vllm:spec_decode_num_accepted_tokens_per_pos_total", {"position": "2"}, 1),
         ("monitorgen_kernel_bytes_total", {"kernel": "attend"}, 3000),
         ("monitorgen_kernel_flops_total", {"kernel": "attend"}, 10),
         ("monitorgen_kernel_calls_total", {"kernel": "attend"}, 1),

@@ -44,7 +44,7 @@ def holds(ledger: Ledger, item: str) -> bool:
     return ledger.state(item, "simulated") == "proven"
 
 
-@pytest.mark.parametrize("profile", ["baseline", "optimized", "kernels"])
+@pytest.mark.parametrize("profile", ["baseline", "optimized", "kernels", "speculative"])
 def test_everything_that_was_built_is_proven(profile: str, promtool: Path) -> None:
     ledger = proven(built(profile), planned(profile), promtool)
     assert ledger.failed == []

@@ -18,6 +18,7 @@ from monitorgen.prove.workload import DECODE, PROGRAMS, programs_for, serve_work
 from monitorgen.prove.world import Gauge, Histogram
 from monitorgen.telemetry import DECODE as DECODE_FAMILIES
 from monitorgen.telemetry import KERNELS as KERNEL_FAMILIES
+from monitorgen.telemetry import SPECULATION as SPECULATION_FAMILIES
 
 BOTH = """
 extends: optimized
@@ -43,6 +44,7 @@ def built(name: str) -> Built:
         ("baseline", []),
         ("optimized", ["the decode workload"]),
         ("kernels", ["the kernel workload"]),
+        ("speculative", ["the speculative workload"]),  # `optimized` gets these families from vLLM
         ("both.yaml", ["the decode workload", "the kernel workload"]),
     ],
 )
@@ -55,7 +57,7 @@ def test_the_items_decide_which_workloads_run(
 
 
 def test_every_family_that_profiles_read_has_one_program() -> None:
-    families = DECODE_FAMILIES + KERNEL_FAMILIES
+    families = DECODE_FAMILIES + KERNEL_FAMILIES + SPECULATION_FAMILIES
     for metric in families:
         assert len([one for one in PROGRAMS if one.exports(frozenset({metric.name}))]) == 1
     histograms = [metric.name for metric in families if metric.type == "histogram"]

@@ -1,0 +1,25 @@
+"""Speculative decoding with fused kernels, the draft loop and the verification as two CUDA graphs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from monitorgen.kernels.speculative import common
+from monitorgen.kernels.workload import Run
+
+command = common.make_command("optimized")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command of this arm; returns the exit code."""
+    return int(common.main("optimized", command, argv))
+
+
+def prepare(flags: Sequence[str]) -> Run:
+    """This arm ready to be timed. Raises UsageError for flags that it does not take."""
+    return common.prepare("optimized", command, flags)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
