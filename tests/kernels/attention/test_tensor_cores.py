@@ -117,7 +117,7 @@ def test_what_is_exported_is_measured(end_by_sigterm: Any) -> None:
         pages = [scraped(url)]
         while pages[-1]["monitorgen_kernel_calls_total"] <= pages[0]["monitorgen_kernel_calls_total"]:
             pages.append(scraped(url))
-        _, said = end_by_sigterm(process)
+        said = end_by_sigterm(process)
     page = pages[-1]
     assert process.returncode == 0
     assert "ended by request" in said
