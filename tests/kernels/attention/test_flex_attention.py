@@ -208,6 +208,7 @@ def test_gradients_are_slopes() -> None:
 
 
 def test_compiled_on_a_cpu_it_is_the_same() -> None:
+    """Slow (g++ runs for most of a minute), and kept: nothing else compiles a plan without a GPU."""
     shape = Shape(1, 2, 1, 40, 16, 16, 9, 9, 9)
     inputs = random_inputs(shape, CPU, torch.float32)
     mask, mod = masks.all_of(masks.causal(), masks.document(IDS[:1, :40])), score_mods.soft_cap(2.0)
