@@ -28,6 +28,7 @@ from monitorgen.kernels.attention.flex_attention_native import (
     FlexPlan,
     attention_flops,
     plan,
+    refuse_blocks,
     relative_error,
     visible_pairs,
 )
@@ -203,7 +204,7 @@ def measure_shape(
     }  # fmt: skip
 
 
-CHECKED = Shape(2, 8, 4, 150, 32, 64, 24, 40, 37)
+CHECKED = Shape(2, 8, 4, 150, 32, 128, 24, 40, 37)
 """The small shape at which masks and mods are compared with float64: an odd length, groups of 2."""
 
 
@@ -247,6 +248,7 @@ def _bare(**flags: Any) -> int:
     for shape in shapes:
         if shape.length > config.positions:
             raise UsageError(f"--seq-len {shape.length}: {config.name} has {config.positions} positions")
+        refuse_blocks(shape, dtype, device)
     error, worst = check_small(flags, device, dtype)
     # Every layer rounds what it adds and what it passes back, in attention and in its products.
     ok = error <= 4 * TOLERANCES[dtype] and worst <= 12 * TOLERANCES[dtype]

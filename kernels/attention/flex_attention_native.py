@@ -35,6 +35,7 @@ from monitorgen.kernels.attention.score_mods import ScoreMod
 from monitorgen.kernels.attention.shapes import Shape, shape_options, sweep
 from monitorgen.kernels.command import run
 from monitorgen.kernels.decode.device import choose_device
+from monitorgen.kernels.workload import UsageError
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 BLOCK = 128
@@ -74,14 +75,50 @@ def _eager(*args: Any, **kwargs: Any) -> Any:
 
 
 def kernel_options(block: int, device: torch.device) -> dict[str, int] | None:
-    """Tile sizes that divide a mask block smaller than torch's own tiles; None where those fit."""
+    """Forward tiles that divide a mask block smaller than torch's own tiles; None where those fit.
+
+    There are none for the backward pass: torch picks its tiles first and looks at options after
+    (`backward_block`).
+    """
     if device.type != "cuda" or block >= BLOCK:
         return None
-    large, small = min(block, 64), min(block, 32)
-    return {
-        "BLOCK_M": large, "BLOCK_N": small, "num_warps": 4, "num_stages": 2,
-        "BLOCK_M1": small, "BLOCK_N1": large, "BLOCK_M2": large, "BLOCK_N2": small,
-    }  # fmt: skip
+    return {"BLOCK_M": min(block, 64), "BLOCK_N": min(block, 32), "num_warps": 4, "num_stages": 2}
+
+
+def backward_block(head: int, dtype: torch.dtype, capability: tuple[int, int]) -> int:
+    """The smallest mask block that torch's compiled backward pass takes on CUDA.
+
+    torch has one set of tiles for a head size, type and compute capability, and drops it, whatever options
+    say, if a tile does not divide the block; then its compiler has nothing left and fails. This is the
+    largest tile of each set, as in CUDAConfigHeuristic.get_flex_attn_bwd_configs of torch 2.13. Blocks are
+    powers of two, so that every larger one is taken too.
+    """
+    if dtype == torch.float32 or head > 256 or capability < (8, 0):
+        return 16
+    if capability == (9, 0):
+        return 128 if 64 <= head <= 128 else 64
+    if capability[0] in (8, 11, 12):
+        return 128 if head < 64 else 64
+    return 128 if head <= 128 else 64
+
+
+def check_backward(block: int, head: int, dtype: torch.dtype, capability: tuple[int, int]) -> None:
+    """Raise ValueError for a mask block whose backward pass torch cannot compile on CUDA."""
+    least = backward_block(head, dtype, capability)
+    if block < least:
+        raise ValueError(
+            f"block: {block}; gradients with heads of {head} in {str(dtype).removeprefix('torch.')} on "
+            f"compute capability {capability[0]}.{capability[1]} take a power of two from {least}"
+        )
+
+
+def refuse_blocks(shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise UsageError for a --block-size whose gradients cannot be compiled on the device."""
+    if device.type == "cuda":
+        try:
+            check_backward(shape.block, shape.head, dtype, torch.cuda.get_device_capability(device))
+        except ValueError as error:
+            raise UsageError(f"--block-size (BLOCK_SIZE): {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +151,8 @@ class FlexPlan:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend: q [B, Hq, Q, D], k and v [B, Hkv, K, D] -> [B, Hq, Q, D], differentiable.
 
-        A query that sees no key gets 0. Raises ValueError for tensors that do not fit the plan.
+        A query that sees no key gets 0. Raises ValueError for tensors that do not fit the plan, and where
+        they need gradients on CUDA for a block that is too small for them (`backward_block`).
         """
         check(q, k, v)
         batch, heads, queries, keys = self.shape
@@ -123,8 +161,11 @@ class FlexPlan:
                 f"q, k: {tuple(q.shape)}, {tuple(k.shape)}; the plan is for {batch} sequences, "
                 f"{heads} heads, {queries} queries, {keys} keys"
             )
-        if q.device.type == "cpu" and torch.is_grad_enabled() and _needs_gradient(q, k, v):
-            return dense_attention(q, k, v, self.mask, self.score_mod, self.scale)
+        if torch.is_grad_enabled() and _needs_gradient(q, k, v):
+            if q.device.type == "cpu":
+                return dense_attention(q, k, v, self.mask, self.score_mod, self.scale)
+            if self.compiled:
+                check_backward(self.block, q.shape[3], q.dtype, torch.cuda.get_device_capability(q.device))
         out: Tensor = self.operator(
             q, k, v, self.score_mod, self.block_mask, self.scale,
             enable_gqa=q.shape[1] != k.shape[1], kernel_options=kernel_options(self.block, q.device),
@@ -282,10 +323,10 @@ MASKS = ("causal", "sliding_window", "document", "prefix_lm", "causal&document",
 def verify(shape: Shape, mask: Mask, score_mod: ScoreMod | None, device: torch.device) -> dict[str, Any]:
     """One mask and mod on one shape: errors of output and gradients against float64, blocks against a count.
 
-    Returns the names, `error`, `gradient_errors` of q, k and v, the share of `live` blocks, whether it is
-    the counted one, and `ok`.
+    Returns the names, `error`, `gradient_errors` of q, k and v, the share of `live` blocks, the counted
+    share, and `ok`. Raises ValueError for a block that has no backward pass on CUDA (`backward_block`).
     """
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = _dtype(device)
     planned = plan(
         mask, score_mod, batch=shape.batch, heads=shape.heads, queries=shape.length, device=device,
         block=shape.block,
@@ -311,6 +352,10 @@ def verify(shape: Shape, mask: Mask, score_mod: ScoreMod | None, device: torch.d
     }  # fmt: skip
 
 
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def _count(shape: Shape, mask: Mask, device: torch.device) -> float:
     """The share of live blocks by brute force, of the mask as evaluated where it lives."""
     held: Tensor = dense_mask(mask, shape.batch, shape.heads, shape.length, shape.length, device).cpu()
@@ -328,7 +373,10 @@ def _count(shape: Shape, mask: Mask, device: torch.device) -> float:
 def _bare(device: str, **flags: Any) -> int:
     """Check masks and score mods, forward and backward, against float64 on small shapes."""
     where, wrong = choose_device(device), 0
-    for shape in sweep(flags):
+    shapes = list(sweep(flags))
+    for shape in shapes:
+        refuse_blocks(shape, _dtype(where), where)
+    for shape in shapes:
         ids = masks.document_ids(shape.batch, shape.length, shape.doc_span).to(where)
         prefix = torch.arange(1, shape.batch + 1, device=where) * (shape.length // (shape.batch + 2))
         cases = [(name, "none") for name in MASKS]
@@ -346,7 +394,7 @@ def _bare(device: str, **flags: Any) -> int:
     return 1 if wrong else 0
 
 
-command: click.Command = shape_options(batch=2, seq_len="200", block="32", doc_span="48", heads=(4, 2, 32))(
+command: click.Command = shape_options(batch=2, seq_len="300", block="128", doc_span="48", heads=(4, 2, 32))(
     _bare
 )
 

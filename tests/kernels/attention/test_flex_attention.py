@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="the workloads' extra is not installed")
 
-from monitorgen.kernels.agreement import differences  # noqa: E402
 from monitorgen.kernels.attention import (  # noqa: E402
     bench_flex,
-    flex_attention_enhanced,
-    flex_attention_large_model,
-    flex_attention_native,
-    kv_cache_integration_example,
     masks,
     score_mods,
 )
 from monitorgen.kernels.attention.flex_attention_native import (  # noqa: E402
+    backward_block,
+    check_backward,
     dense_attention,
+    kernel_options,
     plan,
     random_inputs,
     relative_error,
     visible_pairs,
 )
 from monitorgen.kernels.attention.flex_reference import dense_mask, reference  # noqa: E402
-from monitorgen.kernels.attention.shapes import Shape, sweep  # noqa: E402
-from monitorgen.kernels.workload import WORKLOADS, UsageError  # noqa: E402
+from monitorgen.kernels.attention.shapes import Shape  # noqa: E402
 
-(WORKLOAD,) = (workload for workload in WORKLOADS if workload.name == "flex_attention")
 SHAPE = Shape(2, 4, 2, 83, 16, 16, window=19, doc_span=20, prefix=21)
 IDS = masks.document_ids(2, SHAPE.length, SHAPE.doc_span)
 PREFIXES = torch.tensor([5, 40])
@@ -215,6 +208,7 @@ def test_gradients_are_slopes() -> None:
 
 
 def test_compiled_on_a_cpu_it_is_the_same() -> None:
+    """Slow (g++ runs for most of a minute), and kept: nothing else compiles a plan without a GPU."""
     shape = Shape(1, 2, 1, 40, 16, 16, 9, 9, 9)
     inputs = random_inputs(shape, CPU, torch.float32)
     mask, mod = masks.all_of(masks.causal(), masks.document(IDS[:1, :40])), score_mods.soft_cap(2.0)
@@ -227,6 +221,57 @@ def test_compiled_on_a_cpu_it_is_the_same() -> None:
 def test_compiled_on_cuda_it_is_the_same(case: Any) -> None:
     bench = bench_flex.Bench(torch.device("cuda"), math.inf, 1, print)
     assert bench_flex.check_case(bench, *case)["ok"]
+
+
+CAPABILITIES = [(7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (10, 3), (11, 0), (12, 0)]
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_backward_pass_takes_blocks_that_torchs_tiles_divide(
+    capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heuristics = pytest.importorskip("torch._inductor.template_heuristics.triton").CUDAConfigHeuristic()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *device: capability)
+    for head in (16, 32, 63, 64, 96, 128, 192, 256, 512):
+        for dtype in (torch.bfloat16, torch.float16, torch.float32):
+            (tiles,) = heuristics.get_flex_attn_bwd_configs(head, dtype)
+            largest = max(tiles.block_m1, tiles.block_n1, tiles.block_m2, tiles.block_n2)
+            assert backward_block(head, dtype, capability) == largest, (head, dtype)
+
+
+@pytest.mark.parametrize(
+    ("block", "head", "dtype", "capability", "least"),
+    [
+        (64, 64, "bfloat16", (9, 0), 128),  # as an H100 refused it
+        (64, 128, "float16", (9, 0), 128),
+        (32, 32, "bfloat16", (9, 0), 64),
+        (32, 256, "bfloat16", (9, 0), 64),
+        (64, 32, "bfloat16", (8, 0), 128),
+        (32, 128, "bfloat16", (8, 9), 64),
+        (64, 128, "bfloat16", (10, 0), 128),
+    ],
+)
+def test_blocks_without_a_backward_pass_are_refused(
+    block: int, head: int, dtype: str, capability: tuple[int, int], least: int
+) -> None:
+    said = f"block: {block}; gradients with heads of {head} in {dtype} .* take a power of two from {least}"
+    with pytest.raises(ValueError, match=said):
+        check_backward(block, head, getattr(torch, dtype), capability)
+    for taken in (least, 2 * least):
+        check_backward(taken, head, getattr(torch, dtype), capability)
+    check_backward(16, head, torch.float32, capability)
+
+
+def test_forward_tiles_divide_small_blocks() -> None:
+    cuda = torch.device("cuda")
+    assert kernel_options(64, CPU) is None
+    assert kernel_options(128, cuda) is None
+    for block in (16, 32, 64):
+        options = kernel_options(block, cuda)
+        assert options is not None
+        assert block % options["BLOCK_M"] == block % options["BLOCK_N"] == 0
+        # The backward pass is left to torch: it drops its tiles before it looks at options.
+        assert {"BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2"}.isdisjoint(options)
 
 
 def test_names_compose_with_and_before_or() -> None:
@@ -309,207 +354,3 @@ def test_types_and_strides_that_do_not_fit_are_refused() -> None:
 def test_what_cannot_be_made_is_refused(work: Callable[[], Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         work()
-
-
-SMALL = ["--device", "cpu", "--heads", "4", "--kv-heads", "2", "--head-dim", "16", "--repeats", "1"]
-
-
-def test_the_environment_sweeps_shapes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SEQ_LEN", "70, 33")
-    monkeypatch.setenv("BLOCK_SIZE", "16")
-    monkeypatch.setenv("DOC_SPAN", "9")
-    path = tmp_path / "found.json"
-    flags = [*SMALL, "--mask", "document", "--json", str(path)]
-    assert flex_attention_enhanced.main(flags) == 0
-    rows = [row for row in json.loads(path.read_text())["rows"] if row["mask"] == "document"]
-    assert [(row["shape"], row["doc_span"]) for row in rows] == [
-        (f"B1 H4/2 S{length} D16 block 16", 9) for length in (70, 33)
-    ]
-    for row in rows:
-        length, block = (int(row["shape"].split()[i].strip("S")) for i in (2, 5))
-        ids = masks.document_ids(1, length, 9)
-        blocks = plan(masks.document(ids), batch=1, heads=4, queries=length, block=block).sparsity
-        assert row["live"] == blocks.share
-        assert row["visible_pairs"] == 4 * int((ids[0][:, None] == ids[0][None]).sum())
-
-
-def test_every_combination_of_the_variables_is_a_shape() -> None:
-    flags = {"batch": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "window": None, "prefix": None}
-    found = list(sweep({**flags, "seq_len": "64,80", "block_size": "16,32", "doc_span": "5,6"}))
-    sizes = [(shape.length, shape.block, shape.doc_span) for shape in found]
-    assert sizes == [(length, block, span) for length in (64, 80) for block in (16, 32) for span in (5, 6)]
-    assert [(shape.window, shape.prefix) for shape in found[::4]] == [(8, 16), (10, 20)]
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "said"),
-    [
-        ("SEQ_LEN", "12,x", "--seq-len (SEQ_LEN) '12,x': whole numbers from 1"),
-        ("SEQ_LEN", "0", "--seq-len (SEQ_LEN) '0'"),
-        ("BLOCK_SIZE", "48", "--block-size (BLOCK_SIZE) '48': 48 is no power of two"),
-        ("BLOCK_SIZE", "8", "--block-size (BLOCK_SIZE) '8': whole numbers from 16"),
-        ("DOC_SPAN", "-3", "--doc-span (DOC_SPAN) '-3'"),
-    ],
-)
-@pytest.mark.parametrize(
-    "module", [flex_attention_native, flex_attention_enhanced, flex_attention_large_model]
-)
-def test_bad_variables_are_one_line_and_exit_code_2(
-    module: Any, variable: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    monkeypatch.setenv(variable, value)
-    assert module.main(["--device", "cpu"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert said in line
-
-
-def test_a_flag_comes_before_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEQ_LEN", "x")
-    run = WORKLOAD.prepare("optimized", [*SMALL, "--seq-len", "30"])
-    assert run.shape.length == 30
-    run.close()
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--mask", "sliding_window&document", "--seq-len", "61"],
-        ["--mask", "causal", "--score-mod", "alibi", "--batch", "2", "--seq-len", "40"],
-        ["--mask", "prefix_lm|document", "--score-mod", "soft_cap+alibi", "--cap", "2", "--seq-len", "40"],
-    ],
-)
-def test_the_registered_arms_agree(flags: list[str]) -> None:
-    runs = [WORKLOAD.prepare(arm, [*SMALL, "--doc-span", "11", *flags]) for arm in ("baseline", "optimized")]
-    for run in runs:
-        run.step()
-        assert run.metrics()["reference_error"] < 1e-6
-    first, second = (run.outcome() for run in runs)
-    assert differences(first, second) == []
-    numbers, tolerance = first.close["output"]
-    broken = replace(second, close={"output": ([*numbers[:-1], numbers[-1] + 1], tolerance)})
-    assert differences(first, broken)
-    assert runs[0].flops == runs[1].flops == 4 * 16 * runs[0].pairs
-    for run in runs:
-        run.close()
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--seq-len", "30,40"], "2 shapes by"),
-        (["--mask", "casual"], "no mask 'casual'; there are full, causal"),
-        (["--score-mod", "relu"], "no mod 'relu'; there are none, alibi"),
-        (["--kv-heads", "3"], "--kv-heads 3: --heads 4 is no multiple"),
-        (["--seq-len", "10000000"], "take a shorter --seq-len"),
-    ],
-)
-def test_flags_that_cannot_be_run_are_refused(flags: list[str], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        WORKLOAD.prepare("baseline", [*SMALL, "--seq-len", "30", *flags])
-
-
-def test_a_layer_stack_gives_what_float64_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "found.json"
-    flags = ["--device", "cpu", "--masks", "sliding_window&document,prefix_lm", "--score-mod", "soft_cap"]
-    flags += ["--layers", "2", "--seq-len", "48", "--repeats", "1", "--block-size", "16", "--json", str(path)]
-    assert flex_attention_large_model.main(flags) == 0
-    found = json.loads(path.read_text())
-    assert found["ok"]
-    assert 0 < found["error"] < 2e-6
-    assert 0 < found["gradient_error"] < 5e-6
-    (row,) = found["rows"]
-    assert [one["mask"] for one in row["masks"]] == ["sliding_window(6)&document", "prefix_lm(12)"]
-    assert row["layers"] == 2
-    # 48 tokens through the matrices of two layers of `tiny`: 2 FLOP a number, attention on top.
-    matrices = 256 * 512 + 256 * 256 + 3 * 256 * 512 + 2 * 256
-    assert row["forward_flops"] * (1 - row["attention_share_of_flops"]) == pytest.approx(
-        2 * 48 * 2 * matrices
-    )
-
-
-def test_layers_take_the_masks_in_turn() -> None:
-    config = replace(flex_attention_large_model.SHAPES["tiny"], layers=3)
-    layers = flex_attention_large_model.make_layers(config, CPU, torch.float32)
-    seen: list[int] = []
-    attends = [lambda q, k, v, n=n: seen.append(n) or q for n in range(2)]
-    flex_attention_large_model.forward(config, layers, torch.randn(1, 5, config.hidden), attends)
-    assert seen == [0, 1, 0]
-
-
-def test_a_failing_case_ends_nothing_but_itself() -> None:
-    said: list[str] = []
-    bench = bench_flex.Bench(CPU, time.monotonic() + 60, 1, said.append)
-    bench.attempt("bad", lambda: {}["nothing"], bench.rows)
-    bench.attempt("good", lambda: {"ok": True}, bench.rows)
-    bench.until = 0.0
-    bench.attempt("late", lambda: {"ok": True}, bench.rows)
-    assert [row["case"] for row in bench.rows] == ["good"]
-    assert bench.failed == [{"case": "bad", "error": "KeyError: 'nothing'"}]
-    assert bench.skipped == ["late"]
-
-
-def test_the_bench_relates_times_to_live_blocks() -> None:
-    said: list[str] = []
-    bench = bench_flex.Bench(CPU, time.monotonic() + 60, 2, said.append)
-    base = Shape(1, 2, 1, 0, 16, 32, window=20, doc_span=20, prefix=0)
-    shape = replace(base, length=96)
-    bench.attempt("sdpa", lambda: bench_flex.time_sdpa(bench, shape, False), bench.rows)
-    for mask in ("full", "sliding_window"):
-        bench.attempt(mask, lambda m=mask: bench_flex.time_flex(bench, shape, m), bench.rows)
-    assert bench.failed == []
-    dense, full, window = bench.rows
-    assert window["ok"]
-    assert window["live"] == pytest.approx(5 / 9)
-    assert window["of_ideal_flex"] == pytest.approx(full["ms"] * 5 / 9 / window["ms"])
-    assert window["of_ideal_sdpa_full"] == pytest.approx(dense["ms"] * 5 / 9 / window["ms"])
-    assert bench_flex.check_paged(bench, 16)["ok"]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
-def test_the_gpu_command_needs_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench_flex.main([]) == 2
-    assert "needs a CUDA device" in capsys.readouterr().err
-
-
-def test_requests_decoded_over_pages_give_what_float64_gives(tmp_path: Path) -> None:
-    path = tmp_path / "found.json"
-    flags = [
-        "--device",
-        "cpu",
-        "--requests",
-        "6",
-        "--new",
-        "5",
-        "--blocks",
-        "10",
-        "--prompt",
-        "60",
-        "--json",
-        str(path),
-    ]
-    assert kv_cache_integration_example.main(flags) == 0
-    found = json.loads(path.read_text())
-    assert 0 < found["error"] < 5e-6
-    assert found["compared"] == (6 + 2) * (5 + 1)
-    counted = found["metrics"]
-    # All but the first find the two full blocks of the system prompt, unless they were evicted between.
-    assert counted["prefix_hits_tokens"] == 5 * 32
-    assert counted["evicted_blocks"] > 0
-    assert counted["copied_blocks"] > 0
-    assert counted["blocks_in_use"] == 0
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--block-size", "24"], "--block-size 24: 16, 32, 64 or 128"),
-        (["--kv-heads", "3"], "--kv-heads 3: --heads 4"),
-        (["--blocks", "3"], "--blocks 3, --batch 4: a request needs"),
-        (["--score-mod", "relu"], "no mod 'relu'"),
-    ],
-)
-def test_the_example_refuses_what_it_cannot_run(
-    flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert kv_cache_integration_example.main(["--device", "cpu", *flags]) == 2
-    assert said in capsys.readouterr().err
