@@ -18,7 +18,7 @@ from monitorgen.kernels.attention.paged_case import Case, make_case
 from monitorgen.kernels.attention.paged_gqa import Plan, padded, plan
 from monitorgen.kernels.attention.paged_gqa_tuning import Tuning, choose, entry, size_class
 from monitorgen.kernels.attention.paged_timing import Flush, timed
-from monitorgen.kernels.decode.graphs import cuda
+from monitorgen.kernels.decode.graphs import capture, cuda
 
 DIFFER = 6e-3  # of two ways in bf16, each within 4e-3 of the truth
 
@@ -78,8 +78,11 @@ def plan_for(case: Case, tuning: Tuning | None, **how: Any) -> Plan:
 
 def tune_case(
     case: Case, flush: Flush, budget: float
-) -> tuple[list[tuple[Tuning, float]], list[tuple[Tuning, str]]]:
-    """Every candidate with its microseconds, the fastest first; and those that failed, with the reason.
+) -> tuple[list[tuple[Tuning, dict[str, float]]], list[tuple[Tuning, str]]]:
+    """Every candidate with its microseconds, the best first; and those that failed, with the reason.
+
+    The times are `us`, launched from the host, and `graph_us`, as a replay of a CUDA graph; `worst_ratios`
+    says which is best.
 
     One that comes to another result than the untuned plan has failed, however fast it is.
     """
@@ -93,17 +96,34 @@ def tune_case(
         out = torch.full_like(case.q, torch.nan)
         try:
             made = plan_for(case, tuning)
-            seconds = timed(partial(made.run, *tensors, out=out), flush, budget)
+            call = partial(made.run, *tensors, out=out)
+            us = {"us": timed(call, flush, budget) * 1e6}
+            us["graph_us"] = timed(capture(call).replay, flush, budget) * 1e6
         except Exception as error:
             # Told with the results: a cut may need more shared memory or registers than there are.
             failed.append((tuning, f"{type(error).__name__}: {error}".splitlines()[0][:200]))
             continue
         apart = float((out.float() - want).norm() / want.norm())
         if apart <= DIFFER:
-            found.append((tuning, seconds * 1e6))
+            found.append((tuning, us))
         else:
             failed.append((tuning, f"{apart:.2e} from the untuned plan's result"))
-    return sorted(found, key=lambda pair: pair[1]), failed
+    ratios = worst_ratios([us for _, us in found])
+    return [pair for _, pair in sorted(zip(ratios, found, strict=True), key=lambda scored: scored[0])], failed
+
+
+TIMES = ("us", "graph_us")
+
+
+def worst_ratios(times: Sequence[Mapping[str, Any]]) -> list[float]:
+    """For each cut of a shape the larger of its times over the shape's best: launched, and as a replay.
+
+    So a cut whose launches cost the host much is not taken for its replays, nor the other way round. A kind
+    of time that was not measured for every cut does not count.
+    """
+    kinds = [kind for kind in TIMES if all(kind in cut for cut in times)]
+    best = {kind: min(cut[kind] for cut in times) for kind in kinds} if times else {}
+    return [max(cut[kind] / best[kind] for kind in kinds) for cut in times]
 
 
 def variants(batches: Sequence[Sequence[int]], tune: bool) -> list[tuple[int, Tuning]]:
@@ -128,17 +148,19 @@ def run_tiny(batch: int, tuning: Tuning) -> None:
 
 
 def write_table(path: Path, data: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:
-    """The table for `paged_gqa_tuning.choose`: for each class of shapes, the cut that is best on average."""
+    """The table for `paged_gqa_tuning.choose`: for each class of shapes, the cut that is best on average.
+
+    A cut's score at a shape is its worse ratio (`worst_ratios`).
+    """
     found: dict[tuple[int, int], dict[Tuning, list[float]]] = defaultdict(lambda: defaultdict(list))
     count: dict[tuple[int, int], int] = defaultdict(int)
     for row in data["tuned"]:
         lengths = shapes[row["shape"]]
         kind = size_class(data["kv_heads"] * len(lengths)), size_class(max(lengths))
         count[kind] += 1
-        best = row["times"][0]["us"]
-        for cut in row["times"]:
-            tuning = Tuning(**{name: value for name, value in cut.items() if name != "us"})
-            found[kind][tuning].append(cut["us"] / best)
+        for cut, ratio in zip(row["times"], worst_ratios(row["times"]), strict=True):
+            tuning = Tuning(**{name: value for name, value in cut.items() if name not in TIMES})
+            found[kind][tuning].append(ratio)
     lines = []
     for kind, cuts in sorted(found.items()):
         # Only cuts that were tried at every shape of the class can be compared.

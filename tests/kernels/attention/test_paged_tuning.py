@@ -14,10 +14,12 @@ pytest.importorskip("triton", reason="the cuts are of Triton kernels")
 
 from monitorgen.kernels.attention import bench_paged, paged_tuner  # noqa: E402
 from monitorgen.kernels.attention.paged_gqa_tuning import (  # noqa: E402
+    TABLE,
     Tuning,
     choose,
     default_tuning,
     entry,
+    load_table,
     size_class,
 )
 
@@ -100,6 +102,28 @@ def test_the_table_takes_the_cut_that_is_best_on_average(tmp_path: Path) -> None
     assert choose(128, 2, 16, 9000, 132, path) == one
     lines = json.loads(path.read_text())["tunings"]
     assert [(line["segments"], line["context"]) for line in lines] == [(16, 1024), (16, 16384)]
+
+
+def test_a_cut_is_judged_by_the_worse_of_launched_and_replayed(tmp_path: Path) -> None:
+    host_bound, even = Tuning(pdl=True, fused=False), Tuning()
+    times = [{"us": 60.0, "graph_us": 12.0}, {"us": 15.0, "graph_us": 14.0}]
+    assert paged_tuner.worst_ratios(times) == pytest.approx([4.0, 14 / 12])
+    assert paged_tuner.worst_ratios([{"us": 12.0}, {"us": 15.0, "graph_us": 1.0}]) == [1.0, 1.25]
+    assert paged_tuner.worst_ratios([]) == []
+    cuts = [{**asdict(cut), **us} for cut, us in zip((host_bound, even), times, strict=True)]
+    data = {"gpu": "a GPU", "torch": "2", "kv_heads": 8, "head_dim": 128}
+    path = tmp_path / "table.json"
+    paged_tuner.write_table(path, {**data, "tuned": [{"shape": "one", "times": cuts}]}, {"one": [512]})
+    assert choose(128, 2, 8, 512, 132, path) == even
+
+
+def test_the_bundled_table_decides_and_says_where_it_is_from() -> None:
+    text = json.loads(TABLE.read_text("utf-8"))
+    assert {"gpu", "torch", "triton", "how"} <= text.keys()
+    assert len(load_table(TABLE)) == len(text["tunings"]) > 0
+    for line in text["tunings"]:
+        assert choose(128, 2, line["segments"], line["context"], 132) == Tuning(**line["tuning"])
+        assert not line["tuning"]["pdl"]  # two launches cost the host too much at batch 1
 
 
 def test_candidates_are_compiled_beforehand() -> None:
