@@ -3,6 +3,11 @@
 FlashMLA (github.com/deepseek-ai/FlashMLA) is taken from the library in vLLM's wheel, `PEERS/fa3/
 _flashmla_C.abi3.so`, where the variable PEERS names a folder that has it; without it the columns are empty.
 Its scheduling metadata are made once, outside the time; ours are made in every call.
+
+Measured on an H100 (torch 2.11, Triton 3.6), 1 to 128 requests of 1,024 to 16,384 tokens and a ragged batch,
+over FlashMLA's speed: at 16 heads CUDA 1.03 to 1.8, Triton 0.90 (ragged) to 1.7. At 128 heads CUDA 0.79
+(ragged) to 1.9: 0.84 for 64 x 4,096 tokens, 0.99 for 64 x 16,384, 1.00 for 128 x 16,384; Triton 0.50 to 0.66
+at large sizes.
 """
 
 from __future__ import annotations

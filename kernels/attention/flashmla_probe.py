@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import click
 import torch
+from torch import Tensor
 
 from monitorgen.kernels.attention import flashmla
 from monitorgen.kernels.attention.mla_inputs import make_inputs
@@ -46,7 +47,18 @@ def rung(lengths: list[int], heads: int, programs: int) -> dict[str, float]:
     lse = torch.full((len(lengths), heads), torch.nan, device="cuda")
     flashmla.run(plan, *tensors, out=out, lse=lse)
     wanted, sums = mla_reference(*tensors)
-    apart = (out.double() - wanted).unflatten(2, (2, 256)).norm(dim=(0, 1, 3)) / wanted.norm()
+    return errors(out, lse, wanted, sums)
+
+
+def errors(out: Tensor, lse: Tensor, wanted: Tensor, sums: Tensor) -> dict[str, float]:
+    """Errors of out [B, H, 512] and lse [B, H] against the reference's `wanted` and `sums` (float64).
+
+    `left`, `right`: norm of the error of columns 0 to 255 and 256 to 511, which different consumers write,
+    over the norm of all that is wanted. `lse`: the largest error; inf where other rows than the reference's
+    have no tokens.
+    """
+    halves = (out.double() - wanted).reshape(*wanted.shape[:2], 2, 256)
+    apart = torch.linalg.vector_norm(halves, dim=(0, 1, 3)) / torch.linalg.vector_norm(wanted)
     where = sums > -torch.inf
     same = bool((where == (lse > -torch.inf)).all())
     lse_error = float((lse.double() - sums)[where].abs().max()) if same else float("inf")

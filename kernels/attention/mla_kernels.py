@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: ANN001, ANN201, ANN202, N803, SIM108 - Triton's language is not Python's types; constants are in capitals
+# ruff: noqa: ANN001, ANN201, ANN202, N803 - Triton's language is not Python's types; constants are in capitals
 """Triton kernels of MLA decode: attention over parts of the contexts, and the combination of the parts.
 
 The contexts are cut into blocks of BLOCK tokens, and all blocks of the batch, one request after the other,
@@ -79,32 +79,12 @@ def _attend(q, q_rope, k, k_rope, top, weight, acc, scale, left, MASKED: tl.cons
     return new_top, weight, acc
 
 
-@triton.jit
-def _attend_swapped(
-    q, q_rope, k, k_rope, top, weight, acc, scale, left, MASKED: tl.constexpr, BLOCK: tl.constexpr
-):
-    """The same with tokens as the rows of the matrix product: q [512, H]; acc [512, H].
-
-    wgmma has at least 64 rows but as few as 8 columns, so that 16 heads fill it without padding.
-    """
-    s = tl.dot(k_rope, q_rope)
-    s = tl.dot(k, q, s) * scale  # [BLOCK, H]
-    if MASKED:
-        s = tl.where((tl.arange(0, BLOCK) < left)[:, None], s, -float("inf"))
-    new_top = tl.maximum(top, tl.max(s, 0))
-    share = tl.exp2(s - new_top[None, :])
-    old = tl.exp2(top - new_top)
-    weight = weight * old + tl.sum(share, 0)
-    acc = tl.dot(tl.trans(k), share.to(k.dtype), acc * old[None, :])
-    return new_top, weight, acc
-
-
 @triton.jit(do_not_specialize=["batch", "longest", "least"])
 def mla_kernel(
     q_ptr, cache_ptr, latent_desc, rope_desc, table_ptr, lengths_ptr, out_ptr, lse_ptr, part_ptr,
     part_lse_ptr, scale, batch, longest, least,
     HEADS: tl.constexpr, H: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr, BATCH: tl.constexpr,
-    PROGRAMS: tl.constexpr, TMA: tl.constexpr, SWAP: tl.constexpr, LSE: tl.constexpr, STAGES: tl.constexpr,
+    PROGRAMS: tl.constexpr, TMA: tl.constexpr, LSE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """H heads over one run of blocks. `scale` includes log2(e). Grid: (HEADS / H up, PROGRAMS).
 
@@ -134,11 +114,7 @@ def mla_kernel(
             q_rope = tl.load(rope_at + tl.arange(0, ROPE)[None, :], mask=head_ok[:, None], other=0.0)
             top = tl.full([H], -float("inf"), tl.float32)
             weight = tl.zeros([H], tl.float32)
-            if SWAP:
-                q, q_rope = tl.trans(q), tl.trans(q_rope)
-                acc = tl.zeros([VALUE, H], tl.float32)
-            else:
-                acc = tl.zeros([H, VALUE], tl.float32)
+            acc = tl.zeros([H, VALUE], tl.float32)
             full = tl.minimum(last, length // BLOCK)  # blocks before it need no mask
             # The next page's number is asked for a block ahead: Triton would count it as a stage of its own.
             page = _pages(pages, first * BLOCK, length, PAGE, BLOCK)
@@ -148,29 +124,12 @@ def mla_kernel(
                 else:
                     k, k_rope = _tokens(cache_ptr, page, block * BLOCK, length, PAGE, BLOCK, False)
                 page = _pages(pages, (block + 1) * BLOCK, length, PAGE, BLOCK)
-                if SWAP:
-                    top, weight, acc = _attend_swapped(
-                        q, q_rope, k, k_rope, top, weight, acc, scale, BLOCK, False, BLOCK
-                    )
-                else:
-                    top, weight, acc = _attend(
-                        q, q_rope, k, k_rope, top, weight, acc, scale, BLOCK, False, BLOCK
-                    )
+                top, weight, acc = _attend(q, q_rope, k, k_rope, top, weight, acc, scale, BLOCK, False, BLOCK)
             if full < last:
                 k, k_rope = _tokens(cache_ptr, page, full * BLOCK, length, PAGE, BLOCK, True)
                 left = length - full * BLOCK
-                if SWAP:
-                    top, weight, acc = _attend_swapped(
-                        q, q_rope, k, k_rope, top, weight, acc, scale, left, True, BLOCK
-                    )
-                else:
-                    top, weight, acc = _attend(
-                        q, q_rope, k, k_rope, top, weight, acc, scale, left, True, BLOCK
-                    )
-            if SWAP:
-                done = tl.trans(acc / weight[None, :])
-            else:
-                done = acc / weight[:, None]
+                top, weight, acc = _attend(q, q_rope, k, k_rope, top, weight, acc, scale, left, True, BLOCK)
+            done = acc / weight[:, None]
             sums = top + tl.log2(weight)
             if (first == 0) & (last == count):
                 here = row.to(tl.int64) * HEADS + head

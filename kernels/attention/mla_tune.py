@@ -31,9 +31,6 @@ MOST_ERROR = 4e-3  # relative norm, in 16 bits
 # Each holds at least two blocks in the 227 KB of shared memory that a program of Hopper may take.
 _FEW = (
     Config(16, 64, warps=8, stages=3, tma=False),
-    Config(16, 64, warps=8, stages=2, swap=True),
-    Config(16, 64, warps=4, stages=2, swap=True),
-    Config(16, 64, warps=8, stages=2, tma=False, swap=True),
     Config(16, 64, warps=8, stages=3),
     Config(16, 32, warps=8, stages=4, tma=False),
     Config(16, 32, warps=4, stages=5, tma=False),
@@ -42,10 +39,7 @@ _FEW = (
 _MANY = (
     Config(64, 64, warps=8, stages=2),
     Config(64, 64, warps=8, stages=2, tma=False),
-    Config(64, 64, warps=8, stages=2, swap=True),
     Config(64, 32, warps=8, stages=4, tma=False),
-    Config(32, 64, warps=8, stages=2, swap=True),
-    Config(32, 64, warps=4, stages=2, swap=True),
 )
 
 

@@ -100,7 +100,7 @@ def clamped() -> bool:
 
 def main() -> int:
     """All cases, by name."""
-    plain, swapped = Config(16, 64), Config(16, 64, swap=True)
+    plain = Config(16, 64)
     cases = {
         "one token": case([1], 16, 64, plain, 3),
         "one long request over five programs": case([300], 16, 64, plain, 5, again=True),
@@ -108,11 +108,11 @@ def main() -> int:
         "more programs than blocks": case([54], 16, 64, plain, 7),
         "runs of at least two blocks": case([300, 97], 16, 64, Config(16, 64, least=2), 7),
         "three requests, one program": case([97, 0, 54], 16, 64, plain, 1),
-        "three requests, tokens as rows": case([97, 0, 300], 16, 64, swapped, 3, again=True),
+        "three requests, three programs": case([97, 0, 300], 16, 64, plain, 3, again=True),
         "twelve requests, pages of 16": case(TWELVE, 16, 16, Config(16, 32), 4, again=True),
-        "twelve requests, pages of 32, tokens as rows": case(TWELVE, 16, 32, swapped, 5),
+        "twelve requests, pages of 32": case(TWELVE, 16, 32, plain, 5),
         "pages of 64 in blocks of 32": case([97, 300, 1], 16, 64, Config(16, 32), 4),
-        "24 heads": case([54, 97, 1], 24, 64, Config(32, 64, swap=True), 2),
+        "24 heads": case([54, 97, 1], 24, 64, plain, 2),
         "64 heads": case([97, 0, 1], 64, 64, Config(64, 64), 2),
         "128 heads": case([65, 54], 128, 64, Config(64, 64), 3),
         "fp16": case([97, 1, 0], 16, 64, plain, 2, torch.float16),

@@ -21,7 +21,7 @@ pytest.importorskip("triton", reason="parts are joined by a Triton kernel")
 import numpy as np  # noqa: E402
 
 from monitorgen.kernels.attention import flashmla  # noqa: E402
-from monitorgen.kernels.attention.flashmla_probe import LADDER, rung  # noqa: E402
+from monitorgen.kernels.attention.flashmla_probe import LADDER, errors, rung  # noqa: E402
 
 GPU = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 needs_gpu = pytest.mark.skipif(not GPU, reason="no Hopper GPU here")
@@ -245,6 +245,21 @@ def test_the_source_builds_for_hopper_and_for_others(tmp_path: Path) -> None:
             env=os.environ,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_probe_tells_the_errors_of_each_half_and_of_lse() -> None:
+    wanted, sums = torch.ones(3, 2, 512, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
+    wanted[1], sums[1] = 0.0, -torch.inf
+    out, lse = wanted.bfloat16(), sums.float()
+    assert errors(out, lse, wanted, sums) == {"left": 0.0, "right": 0.0, "lse": 0.0}
+    out[0, 1, :4], out[2, 0, 256:272] = 3.0, 3.0  # off by 2 in 4 and in 16 of 2,048 numbers that are 1
+    lse[2, 1] = -0.5
+    found = errors(out, lse, wanted, sums)
+    assert found == pytest.approx({"left": 4 / 2048**0.5, "right": 8 / 2048**0.5, "lse": 0.5})
+    out[1, 0, 300], lse[1, 0] = torch.nan, 0.0
+    found = errors(out, lse, wanted, sums)
+    assert found["right"] != found["right"]  # nan is not less than any bound
+    assert found["lse"] == float("inf")
 
 
 @needs_gpu

@@ -183,7 +183,7 @@ def test_candidates_start_with_the_default_and_have_what_the_kernel_takes() -> N
     for heads in (16, 24, 64, 128):
         found = mla_tune.candidates(heads)
         assert found[0] == mla_triton.default_config(heads)
-        assert len(set(found)) == len(found) > 4
+        assert len(set(found)) == len(found) > 2
         for config in found:
             mla_triton.check_config(config)
 
