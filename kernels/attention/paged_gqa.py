@@ -20,7 +20,7 @@ from torch import Tensor
 
 from monitorgen.kernels.attention import paged_gqa_check as check
 from monitorgen.kernels.attention import paged_gqa_kernels as kernels
-from monitorgen.kernels.attention.paged_gqa_tuning import Tuning, choose
+from monitorgen.kernels.attention.paged_gqa_tuning import Tuning, choose, default_tuning
 
 JOINED = 32  # partial sums of one query head that the second kernel joins at a time
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -221,9 +221,13 @@ def plan(
         softcap,
     )
     where = _resolve(torch.device(device))
-    sms = torch.cuda.get_device_properties(where).multi_processor_count if where.type == "cuda" else 8
+    on_cuda = where.type == "cuda"
+    sms = torch.cuda.get_device_properties(where).multi_processor_count if on_cuda else 8
     seen = min(max_length, window) if window else max_length
-    chosen = tuning or choose(head_dim, shape.kv_dtype.itemsize, batch * kv_heads, seen, sms)
+    # The table was measured on an H100, and its pipelines may not fit the shared memory of an older GPU.
+    older = on_cuda and torch.cuda.get_device_capability(where) < (9, 0)
+    pick = default_tuning if older else choose
+    chosen = tuning or pick(head_dim, shape.kv_dtype.itemsize, batch * kv_heads, seen, sms)
     check.check_arch(where, shape.kv_dtype, chosen.pdl)
     count = programs or sms * chosen.per_sm
     check.within("programs", count, 1, 1 << 16)

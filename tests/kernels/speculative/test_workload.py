@@ -147,9 +147,8 @@ def test_a_served_run_exports_what_vllm_exports(folder: Path, end_by_sigterm: An
             assert process.poll() is None
         with urllib.request.urlopen(url, timeout=10) as answer:
             families = {family.name: family for family in exposition.parse(answer.read().decode())}
-        seconds, said = end_by_sigterm(process)
+        said = end_by_sigterm(process)
     assert process.returncode == 0, said
-    assert seconds < 1
     numbers = {
         name.removeprefix("vllm:spec_decode_num_").removesuffix("_total"): [s.value for s in family.samples]
         for name, family in families.items()
