@@ -223,7 +223,8 @@ def make_verifier(arm: Arm, flags: Mapping[str, Any], settings: Settings, models
 
 def _fused(arm: Arm, flags: Mapping[str, Any], device: torch.device) -> bool:
     """Whether an arm runs our Triton kernels."""
-    name = flags["ops"] if flags["ops"] != "auto" else default_ops(device)
+    rows = flags["batch"]  # of no matter here: Triton's kernels are the default for any number
+    name = flags["ops"] if flags["ops"] != "auto" else default_ops(device, rows)
     return arm == "optimized" and name.startswith("triton")
 
 
