@@ -190,7 +190,7 @@ def make_drafter(
         assert models.head is not None
         sampling = make_sampling(settings, models.target.device, flags["seed"] + 1)
         return HeadDrafter(models.head, verifier, sampling)
-    rows, fused = len(models.prompts), _fused(arm, flags, models.target.device)
+    rows, fused = len(models.prompts), _fused(arm, flags, models)
     if settings.method == "ngram":
         if fused:
             from monitorgen.kernels.speculative.fused import FusedNgramDrafter
@@ -214,17 +214,18 @@ def make_verifier(arm: Arm, flags: Mapping[str, Any], settings: Settings, models
     weights, rows = models.target, len(models.prompts)
     ops = make_ops(arm, flags, weights, rows * (settings.k + 1), shared=True)
     sampling, keep = make_sampling(settings, weights.device, flags["seed"]), settings.method == HEAD
-    if _fused(arm, flags, weights.device):
+    if _fused(arm, flags, models):
         from monitorgen.kernels.speculative.fused import FusedVerifier
 
         return FusedVerifier(weights, ops, rows, settings.k, models.context, sampling, keep=keep)
     return Verifier(weights, ops, rows, settings.k, models.context, sampling, keep=keep)
 
 
-def _fused(arm: Arm, flags: Mapping[str, Any], device: torch.device) -> bool:
+def _fused(arm: Arm, flags: Mapping[str, Any], models: Models) -> bool:
     """Whether an arm runs our Triton kernels."""
-    rows = flags["batch"]  # of no matter here: Triton's kernels are the default for any number
-    name = flags["ops"] if flags["ops"] != "auto" else default_ops(device, rows)
+    name = flags["ops"]
+    if name == "auto":
+        name = default_ops(models.target.device, len(models.prompts))
     return arm == "optimized" and name.startswith("triton")
 
 
