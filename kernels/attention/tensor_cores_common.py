@@ -327,8 +327,8 @@ def _says(run: PrefillRun, counters: KernelCounters, seconds: float, error: floa
 
 def main(arm: Arm, command: click.Command, argv: Sequence[str] | None) -> int:
     """Run an arm's command as a program; its exit code."""
-    torch.set_grad_enabled(False)
-    return int(commands.run(command, argv, f"{arm}_{NAME}"))
+    with torch.no_grad():
+        return int(commands.run(command, argv, f"{arm}_{NAME}"))
 
 
 def prepare(arm: Arm, make: Make, command: click.Command, flags: Sequence[str]) -> PrefillRun:
