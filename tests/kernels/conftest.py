@@ -6,11 +6,21 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def gradients() -> Iterator[None]:
+    """Workloads are programs: some turn gradients off for their process, which here is that of all tests."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_grad_enabled(True)
+
 
 PATIENCE = 60.0  # seconds; what is to end on its own would take far longer
 
