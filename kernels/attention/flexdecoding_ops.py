@@ -86,7 +86,7 @@ class StaticOps:
 
     def attention(self, q: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
         """q [B, Hq, D] over keys and values [B, Hkv, S, D], views of the cache, into out [B, Hq D]."""
-        raise NotImplementedError
+        raise NotImplementedError  # each way of attending brings its own
 
     def logits(self, x: Tensor, work: Workspace) -> None:
         """The logits of every token into work.logits, [B, V] in float32."""
